@@ -1,0 +1,72 @@
+# plumbline: every target explains itself with `make help`.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
+
+# Tools are pinned and built by Go itself; nothing needs to be installed.
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOTESTSUM   := go run gotest.tools/gotestsum@v1.13.0
+GOCYCLO     := go run github.com/fzipp/gocyclo/cmd/gocyclo@v0.6.0
+
+# Extra flags for a target, e.g. make bench ARGS='--profile smoke'. Every flag
+# of plumbline also reads an environment variable: PLUMBLINE_PROFILE=smoke.
+ARGS ?=
+# Why a record is accepted as the baseline: make accept REASON='new disk'.
+REASON ?=
+# The run that report and accept read.
+RUN ?= .artifacts/latest
+
+.PHONY: help
+help: ## say what each target does
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: build
+build: ## build plumbline, its k6, and the reference gateway and DAG Manager into bin/
+	@mkdir -p bin
+	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6
+
+.PHONY: bench
+bench: build ## the whole gate: contract, load, audit, complexity, comparison, verdict
+	bin/plumbline bench $(ARGS)
+
+.PHONY: test
+test: ## all tests; those that need containers skip with a counted reason where Docker is absent
+	@mkdir -p .artifacts
+	$(GOTESTSUM) --format pkgname --jsonfile .artifacts/test.json -- -timeout 15m ./...
+
+.PHONY: check
+check: ## what must hold before a change lands: format, vet, staticcheck, complexity, walls, generated files, races
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'not formatted (run gofmt -w):'; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go mod verify
+	go vet ./...
+	$(STATICCHECK) ./...
+	$(GOCYCLO) -over 10 -ignore '\.pb\.go$$|/testdata/' .
+	go test -count=1 . ./scenarios/contract
+	go test -race -short -timeout 15m ./ref/... ./bench/load ./bench/workload ./harness/backend ./harness/sut ./harness/probe ./harness/scenario ./harness/audit
+
+.PHONY: up
+up: build ## start backends and the reference, print their addresses, stop on Ctrl-C
+	bin/plumbline up $(ARGS)
+
+.PHONY: accept
+accept: build ## accept RUN as the baseline of this machine class: make accept REASON='…'
+	bin/plumbline accept --reason '$(REASON)' $(RUN) $(ARGS)
+
+.PHONY: report
+report: build ## render RUN again in every format
+	bin/plumbline report $(RUN) $(ARGS)
+
+.PHONY: generate
+generate: ## regenerate the gRPC code from scenarios/contract/dagmanager.proto (needs protoc)
+	GOBIN=$(CURDIR)/bin go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN=$(CURDIR)/bin go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+	PATH="$(CURDIR)/bin:$$PATH" protoc -I scenarios/contract \
+	  --go_out=scenarios/contract/dagmanagerpb --go_opt=paths=source_relative \
+	  --go-grpc_out=scenarios/contract/dagmanagerpb --go-grpc_opt=paths=source_relative dagmanager.proto
+
+.PHONY: clean
+clean: ## remove built binaries and runs; accepted baselines stay
+	rm -rf bin
+	find .artifacts -mindepth 1 -maxdepth 1 ! -name README.md ! -name baselines -exec rm -rf {} +
