@@ -1,0 +1,112 @@
+// Package service is the life of a reference process: flags and environment
+// into a configuration, listeners that choose their own ports, one ready line,
+// an admin address with /metrics and /debug/pprof, and a stop that lets work in
+// flight end. It knows nothing of what the process serves.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// Exit codes of a service process.
+const (
+	ExitOK    = 0 // asked to stop, and stopped
+	ExitFail  = 1 // did not start, or died while serving
+	ExitUsage = 2 // flags or environment make no sense
+)
+
+// IO is everything of the outside world that a service touches besides the
+// network.
+type IO struct {
+	Args     []string // without the program's name
+	Getenv   func(string) string
+	Out, Err io.Writer // Out carries the ready line only, Err the log
+}
+
+// Spec describes one service.
+type Spec struct {
+	// Name is the service's name in the ready line, the log and, in upper case
+	// behind PLUMBLINE_, the prefix of its environment variables.
+	Name string
+	// Flags registers the service's own flags. Besides them every service has
+	// --admin-listen, --log-level and --drain. May be nil.
+	Flags func(*FlagSet)
+	// Check says what is wrong with flags that parsed; every mistake is
+	// reported at once. May be nil.
+	Check func() []error
+	// Start opens what the service needs by way of rt and returns as soon as it
+	// serves. What it handed to rt is undone by Run, also after an error.
+	Start func(ctx context.Context, rt *Runtime) error
+}
+
+// Main runs spec as this process: the arguments, environment and streams are
+// the process's own; SIGTERM and SIGINT begin a graceful stop, and a second
+// signal ends the process at once. It returns the exit code.
+func Main(spec Spec) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // the second signal finds the default handler
+	return Run(ctx, IO{Args: os.Args[1:], Getenv: os.Getenv, Out: os.Stdout, Err: os.Stderr}, spec)
+}
+
+// Run lives the service's life until ctx ends or a part of it dies, and returns
+// the exit code. Each failure is one line on w.Err.
+func Run(ctx context.Context, w IO, spec Spec) int {
+	base, err := parse(w, spec)
+	if errors.Is(err, errHelp) {
+		return ExitOK
+	}
+	if err != nil {
+		fmt.Fprintf(w.Err, "%s: %s (--help lists the flags)\n", spec.Name, oneLine(err))
+		return ExitUsage
+	}
+	log := slog.New(slog.NewJSONHandler(w.Err, &slog.HandlerOptions{Level: base.level})).
+		With("service", spec.Name)
+	if err := live(ctx, w, spec, base, log); err != nil {
+		fmt.Fprintf(w.Err, "%s: %s\n", spec.Name, oneLine(err))
+		return ExitFail
+	}
+	return ExitOK
+}
+
+// live starts, announces, waits and stops; the undo of a half-done start is the
+// same as that of a whole one.
+func live(ctx context.Context, w IO, spec Spec, base *common, log *slog.Logger) (err error) {
+	rt := newRuntime(ctx, log)
+	defer func() { err = errors.Join(err, rt.stop(base.drain)) }()
+	if err := begin(ctx, w, spec, base, rt); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop while starting: not a failure
+		}
+		return fmt.Errorf("start: %w", err)
+	}
+	log.Info("ready", "addresses", rt.Addresses())
+	select {
+	case <-ctx.Done():
+		log.Info("stopping", "drain", base.drain.String())
+		return nil
+	case <-rt.failed.Done():
+		return context.Cause(rt.failed)
+	}
+}
+
+func begin(ctx context.Context, w IO, spec Spec, base *common, rt *Runtime) error {
+	if err := rt.ServeHTTP("admin", base.admin, adminMux(rt.Metrics)); err != nil {
+		return err
+	}
+	if err := spec.Start(ctx, rt); err != nil {
+		return err
+	}
+	return rt.ready(w.Out, spec.Name)
+}
+
+// drainDefault is how long requests in flight may take once a stop began.
+const drainDefault = 10 * time.Second
