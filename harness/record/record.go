@@ -166,6 +166,9 @@ type Series struct {
 type Complexity struct {
 	Limit int    `json:"limit"` // largest allowed cyclomatic complexity
 	Funcs []Func `json:"functions"`
+	// Unparsed names the files that could not be measured, and why. Their
+	// functions are missing from Funcs.
+	Unparsed []Finding `json:"unparsed,omitempty"`
 }
 
 // Func is one function with its complexities.
@@ -174,10 +177,13 @@ type Func struct {
 	File      string `json:"file"` // slash path within the tree
 	Line      int    `json:"line"`
 	EndLine   int    `json:"end_line"`
-	Name      string `json:"name"`  // Name or Recv.Name
-	Class     string `json:"class"` // receiver or class; "" for functions
+	Col       int    `json:"col,omitempty"` // from 0, in bytes
+	Name      string `json:"name"`          // Name or Recv.Name; a closure is Outer.<locals>.Name
+	Class     string `json:"class"`         // receiver or class; "" for functions
 	CC        int    `json:"cc"`
 	Cognitive int    `json:"cognitive,omitempty"` // 0: not measured for Python
+	Test      bool   `json:"test,omitempty"`      // in a test file
+	Shape     string `json:"shape,omitempty"`     // hash of signature and body without the name; "" when unknown (Python)
 }
 
 // Measure is one number with what is needed to trust it.
