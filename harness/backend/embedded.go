@@ -1,0 +1,243 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// Embedded serves Kafka (kfake) and Redis (miniredis) from this process, over
+// their real protocols, on 127.0.0.1. There is no graph server: the DAG
+// Manager keeps its nodes in memory. Both servers hold what they are given
+// until Close: a minute of submissions at 1,000 per second is about 1 GiB of
+// records and half as much of keys.
+type Embedded struct {
+	KafkaPort int // 0: a free one
+	RedisPort int // 0: a free one
+	// DataDir takes Kafka's records, in a directory of their own that Close
+	// removes. It halves the memory of a long run, but making a topic then
+	// costs milliseconds once there are thousands. "": records stay in memory.
+	DataDir string
+}
+
+// segmentBytes keeps kfake's segments small: at its default of 100 MiB the
+// growth of one segment stalls the whole server for tens of milliseconds.
+const segmentBytes = "1048576"
+
+// Start serves both and proves each with a real operation.
+func (e Embedded) Start(ctx context.Context, o Options) (_ *Set, err error) {
+	var undo Unwind
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo.Run(ctx))
+		}
+	}()
+	kafka, err := e.kafka(&undo)
+	if err != nil {
+		return nil, err
+	}
+	red, err := e.redis(&undo)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(CheckKafka(ctx, kafka.addr, o.RunID), CheckRedis(ctx, red.Addr(), o.RunID)); err != nil {
+		return nil, err
+	}
+	o.Logger().Info("embedded backends serve", "kafka", kafka.addr, "redis", red.Addr())
+	set := &Set{
+		Kind: KindEmbedded, Reason: "asked for", Kafka: kafka.addr, Redis: red.Addr(),
+		Versions: map[string]string{
+			"kafka": moduleVersion("github.com/twmb/franz-go/pkg/kfake"),
+			"redis": moduleVersion("github.com/alicebob/miniredis/v2"),
+		},
+	}
+	return Assemble(set, undo.Run, Faults{
+		{Server: "kafka", Name: FaultCut, Apply: kafka.cut},
+		{Server: "redis", Name: FaultStop, Apply: func(context.Context) (func(context.Context) error, error) {
+			return stopRedis(red)
+		}},
+	}), nil
+}
+
+// embeddedKafka is kfake behind a gate that can be shut.
+type embeddedKafka struct {
+	addr string
+	gate *gate
+}
+
+func (e Embedded) kafka(undo *Unwind) (*embeddedKafka, error) {
+	g := &gate{}
+	opts := []kfake.Opt{
+		kfake.NumBrokers(1), kfake.Ports(e.KafkaPort), kfake.ListenFn(g.listen),
+		kfake.DefaultNumPartitions(1), kfake.AllowAutoTopicCreation(),
+		kfake.SeedTopics(1, ControlTopics()...),
+		kfake.BrokerConfigs(map[string]string{
+			"log.segment.bytes":          segmentBytes,
+			"default.replication.factor": "1",
+		}),
+	}
+	if e.DataDir != "" {
+		dir, err := os.MkdirTemp(e.DataDir, "plumbline-kafka-")
+		if err != nil {
+			return nil, fmt.Errorf("embedded kafka: %w; give a directory that can be written", err)
+		}
+		undo.Add(func(context.Context) error { return os.RemoveAll(dir) })
+		opts = append(opts, kfake.DataDir(dir))
+	}
+	cluster, err := kfake.NewCluster(opts...)
+	if err != nil {
+		return nil, listenError("embedded kafka", e.KafkaPort, err)
+	}
+	undo.Add(func(context.Context) error { cluster.Close(); return nil })
+	return &embeddedKafka{addr: cluster.ListenAddrs()[0], gate: g}, nil
+}
+
+func (k *embeddedKafka) cut(context.Context) (func(context.Context) error, error) {
+	k.gate.shut()
+	return func(ctx context.Context) error {
+		k.gate.open()
+		return CheckKafka(ctx, k.addr, "heal")
+	}, nil
+}
+
+func (e Embedded) redis(undo *Unwind) (*miniredis.Miniredis, error) {
+	red := miniredis.NewMiniRedis()
+	undo.Add(func(context.Context) error { red.Close(); return nil })
+	if err := red.StartAddr(fmt.Sprintf("127.0.0.1:%d", e.RedisPort)); err != nil {
+		return nil, listenError("embedded redis", e.RedisPort, err)
+	}
+	return red, nil
+}
+
+// stopRedis closes the server; its data stays and heal serves it again on the
+// same port.
+func stopRedis(red *miniredis.Miniredis) (func(context.Context) error, error) {
+	addr := red.Addr()
+	red.Close()
+	return func(ctx context.Context) error {
+		if err := red.StartAddr(addr); err != nil {
+			return fmt.Errorf("embedded redis: serve %s again: %w", addr, err)
+		}
+		return CheckRedis(ctx, addr, "heal")
+	}, nil
+}
+
+func listenError(what string, port int, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s: port %d is in use; stop what listens there, or ask for port 0", what, port)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// moduleVersion of one dependency of this binary; "unknown" in a test binary
+// that carries no build information.
+func moduleVersion(path string) string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range info.Deps {
+		if m.Path == path {
+			return m.Path[lastSlash(m.Path)+1:] + " " + m.Version
+		}
+	}
+	return "unknown"
+}
+
+func lastSlash(s string) int {
+	for i := len(s) - 1; i >= 0; i-- {
+		if s[i] == '/' {
+			return i
+		}
+	}
+	return -1
+}
+
+// gate is a listener whose connections can all be cut at once. While it is
+// shut it still accepts, and closes at once: to a client this is a broker
+// that hangs up.
+type gate struct {
+	net.Listener
+
+	mu    sync.Mutex
+	isCut bool              // guarded by mu
+	conns map[net.Conn]bool // guarded by mu
+}
+
+// listen is what kfake calls instead of net.Listen.
+func (g *gate) listen(network, address string) (net.Listener, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen(network, net.JoinHostPort("127.0.0.1", port))
+	if err != nil {
+		return nil, err
+	}
+	g.Listener, g.conns = ln, map[net.Conn]bool{}
+	return g, nil
+}
+
+// Accept gives the next connection that may live.
+func (g *gate) Accept() (net.Conn, error) {
+	for {
+		c, err := g.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if kept := g.keep(c); kept != nil {
+			return kept, nil
+		}
+		c.Close()
+	}
+}
+
+func (g *gate) keep(c net.Conn) net.Conn {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.isCut {
+		return nil
+	}
+	g.conns[c] = true
+	return &gatedConn{Conn: c, gate: g}
+}
+
+func (g *gate) forget(c net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.conns, c)
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.isCut = true
+	for c := range g.conns {
+		c.Close()
+	}
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.isCut = false
+}
+
+// gatedConn leaves its gate's books when it is closed.
+type gatedConn struct {
+	net.Conn
+	gate *gate
+}
+
+func (c *gatedConn) Close() error {
+	c.gate.forget(c.Conn)
+	return c.Conn.Close()
+}
