@@ -55,6 +55,9 @@ type Result struct {
 	Backlog     int           `json:"backlog"` // due requests that may wait for a sender
 	Aborted     string        `json:"aborted,omitempty"`
 	PacerCPU    float64       `json:"pacer_cpu_cores"`
+	LateShare   float64       `json:"late_share"` // of the requests of the window that left: sent more than 1 ms after due
+	Profile     string        `json:"profile,omitempty"`
+	Tag         string        `json:"tag,omitempty"` // of the workload's keys: <tag>-<seed>-<index>
 
 	Ledger       Ledger            `json:"ledger"` // of the window
 	WarmUpLedger Ledger            `json:"warm_up_ledger"`
@@ -62,6 +65,7 @@ type Result struct {
 	Seconds      []Second          `json:"seconds"`              // one entry a second of the window
 	Curve        []CurvePoint      `json:"curve"`                // latency percentile curve of "all"
 	Unexpected   map[string]int64  `json:"unexpected,omitempty"` // count by "status code" or error class
+	LostBy       map[string]int64  `json:"lost_by,omitempty"`    // count of the lost by why no answer came
 	Samples      []UnexpectedReply `json:"unexpected_samples,omitempty"`
 }
 
