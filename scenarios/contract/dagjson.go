@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
@@ -49,13 +50,13 @@ func decodeBase64JSON(text string) (pyjson.Value, error) {
 // the alphabet, stops at the padding that completes a group, and refuses a last
 // group without it.
 func lenientBase64(text string) ([]byte, error) {
+	if strings.ContainsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return nil, errBase64
+	}
 	kept := make([]byte, 0, len(text))
 	pads := 0
-	for i := range len(text) {
-		c := text[i]
+	for _, c := range []byte(text) {
 		switch at := len(kept) % 4; {
-		case c >= utf8.RuneSelf:
-			return nil, errBase64
 		case c == '=' && at >= 2:
 			if pads++; at+pads == 4 {
 				return decodeKept(kept)

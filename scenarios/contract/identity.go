@@ -278,11 +278,14 @@ func CRC32(ids []string) uint32 {
 	return crc
 }
 
+// usualDAG is room in bytes for the text of a DAG of a dozen nodes.
+const usualDAG = 12 << 10
+
 // DAGHash gives the hash that tells whether a DAG was submitted before: hex
 // SHA-256 of the DAG with sorted keys, spaced separators and ASCII escapes
 // (gateway.md 2.6).
 func DAGHash(dag pyjson.Value) string {
-	sum := sha256.Sum256(pyjson.Append(make([]byte, 0, 8<<10), dag, pyjson.Spaced|pyjson.Sorted|pyjson.ASCII))
+	sum := sha256.Sum256(pyjson.Append(make([]byte, 0, usualDAG), dag, pyjson.Spaced|pyjson.Sorted|pyjson.ASCII))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -308,7 +311,7 @@ func StoredDAG(dag pyjson.Value, strategyID, version string) (pyjson.Value, erro
 // StoredJSON is the text in which a DAG is stored and sent on: document order,
 // spaced separators, ASCII escapes.
 func StoredJSON(dag pyjson.Value) []byte {
-	return pyjson.Append(make([]byte, 0, 8<<10), dag, pyjson.Spaced|pyjson.ASCII)
+	return pyjson.Append(make([]byte, 0, usualDAG), dag, pyjson.Spaced|pyjson.ASCII)
 }
 
 // StoredBase64 is the standard base64 of StoredJSON, as Redis and the commit

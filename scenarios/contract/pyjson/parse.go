@@ -56,8 +56,8 @@ type parser struct {
 	depth   int
 	elems   []Value
 	members []Member
-	values  slab[Value]
-	pairs   slab[Member]
+	values  slab[Value]  // elements of arrays
+	pairs   slab[Member] // members of objects
 	boxes   slab[box]
 	buf     []byte
 }
@@ -147,9 +147,9 @@ func (p *parser) array() (Value, error) {
 		}
 	}
 	p.i++
-	elems := p.values.copy(p.elems[base:], len(p.src))
+	elems := p.values.copy(p.elems[base:], len(p.src)/64)
 	p.elems = p.elems[:base]
-	return Value{kind: Array, box: p.boxes.one(box{elems: elems}, len(p.src))}, nil
+	return Value{kind: Array, box: p.boxes.one(box{elems: elems}, len(p.src)/128)}, nil
 }
 
 func (p *parser) object() (Value, error) {
@@ -167,9 +167,9 @@ func (p *parser) object() (Value, error) {
 		}
 	}
 	p.i++
-	members := p.pairs.copy(dedupe(p.members[base:]), len(p.src))
+	members := p.pairs.copy(dedupe(p.members[base:]), len(p.src)/32)
 	p.members = p.members[:base]
-	return Value{kind: Object, box: p.boxes.one(box{members: members}, len(p.src))}, nil
+	return Value{kind: Object, box: p.boxes.one(box{members: members}, len(p.src)/128)}, nil
 }
 
 func (p *parser) member() (Member, error) {
@@ -299,22 +299,25 @@ func (p *parser) text() (string, error) {
 
 // plain passes characters up to a quote or a backslash.
 func (p *parser) plain(open int) error {
-	for p.i < len(p.src) {
-		c := p.src[p.i]
+	src, i := p.src, p.i
+	for i < len(src) {
+		c := src[i]
+		if c >= 0x20 && c < utf8.RuneSelf && c != '"' && c != '\\' {
+			i++
+			continue
+		}
+		p.i = i
 		switch {
 		case c == '"' || c == '\\':
 			return nil
 		case c < 0x20:
-			return p.fail(p.i, fmt.Sprintf("control character U+%04X inside a string", c))
-		case c < utf8.RuneSelf:
-			p.i++
-		default:
-			_, n := decode(p.src[p.i:])
-			if n == 0 {
-				return p.fail(p.i, "invalid UTF-8")
-			}
-			p.i += n
+			return p.fail(i, fmt.Sprintf("control character U+%04X inside a string", c))
 		}
+		_, n := decode(src[i:])
+		if n == 0 {
+			return p.fail(i, "invalid UTF-8")
+		}
+		i += n
 	}
 	return p.fail(open, "unterminated string")
 }
@@ -388,30 +391,32 @@ func appendRune(b []byte, r rune) []byte {
 	return utf8.AppendRune(b, r)
 }
 
-// A slab hands out pieces of large allocations.
+// A slab hands out pieces of large allocations; about is how many a document
+// of this size is likely to need.
 type slab[T any] struct{ free []T }
 
-// take gives n fresh elements; size is the length of the document.
-func (s *slab[T]) take(n, size int) []T {
-	if n > cap(s.free)-len(s.free) {
-		s.free = make([]T, 0, max(n, min(size/32, 256), 4))
+const slabMax = 256
+
+func (s *slab[T]) take(n, about int) []T {
+	if n > len(s.free) {
+		s.free = make([]T, max(n, min(about, slabMax), 4))
 	}
-	at := len(s.free)
-	s.free = s.free[:at+n]
-	return s.free[at : at+n : at+n]
+	taken := s.free[:n:n]
+	s.free = s.free[n:]
+	return taken
 }
 
-func (s *slab[T]) copy(from []T, size int) []T {
+func (s *slab[T]) copy(from []T, about int) []T {
 	if len(from) == 0 {
 		return nil
 	}
-	to := s.take(len(from), size)
+	to := s.take(len(from), about)
 	copy(to, from)
 	return to
 }
 
-func (s *slab[T]) one(v T, size int) *T {
-	to := s.take(1, size)
+func (s *slab[T]) one(v T, about int) *T {
+	to := s.take(1, about)
 	to[0] = v
 	return &to[0]
 }

@@ -163,7 +163,7 @@ func truncate(f float64) (Value, error) {
 }
 
 func parseInteger(s string) (Value, error) {
-	digits, ok := integerDigits(Strip(s))
+	digits, ok := integerDigits(strings.TrimFunc(s, aroundInteger))
 	if !ok || len(strings.TrimLeft(digits, "+-")) > MaxDigits {
 		return Value{}, fmt.Errorf("%w: %.40q", ErrNotInteger, s)
 	}
@@ -176,6 +176,9 @@ func parseInteger(s string) (Value, error) {
 	}
 	return ofDigits(whole.String()), nil
 }
+
+// aroundInteger: int() takes Unicode's spaces, and of ASCII C's alone.
+func aroundInteger(r rune) bool { return IsSpace(r) && (r < 0x1c || r > 0x1f) }
 
 // integerDigits rewrites the text of a Python integer as sign and ASCII digits.
 func integerDigits(s string) (string, bool) {
@@ -223,38 +226,26 @@ func decimal(r rune) (byte, bool) {
 }
 
 // Lower is Python's str.lower(): Go's save for the dotted capital I, which
-// becomes two characters, and the capital sigma that ends a word.
+// becomes two characters, and the capital sigma that ends a word. Lone
+// surrogates stay.
 func Lower(s string) string {
-	if !strings.ContainsAny(s, "İΣ") {
-		return lowerPlain(s)
-	}
-	var out strings.Builder
-	for i, r := range s {
-		switch {
-		case r == 'İ':
-			out.WriteString("i\u0307")
-		case r == 'Σ' && finalSigma(s[:i], s[i+len("Σ"):]):
-			out.WriteRune('ς')
-		default:
-			out.WriteRune(unicode.ToLower(r))
-		}
-	}
-	return out.String()
-}
-
-// lowerPlain keeps lone surrogates, which strings.ToLower would replace.
-func lowerPlain(s string) string {
-	if utf8.ValidString(s) {
+	if utf8.ValidString(s) && !strings.ContainsAny(s, "İΣ") {
 		return strings.ToLower(s)
 	}
 	var out []byte
-	for len(s) > 0 {
-		r, n := decode(s)
-		if n == 0 {
+	for i, n := 0, 0; i < len(s); i += n {
+		var r rune
+		if r, n = decode(s[i:]); n == 0 {
 			r, n = utf8.RuneError, 1
 		}
-		out = appendRune(out, unicode.ToLower(r))
-		s = s[n:]
+		switch {
+		case r == 'İ':
+			out = append(out, "i\u0307"...)
+		case r == 'Σ' && finalSigma(s[:i], s[i+n:]):
+			out = append(out, "ς"...)
+		default:
+			out = appendRune(out, unicode.ToLower(r))
+		}
 	}
 	return string(out)
 }
