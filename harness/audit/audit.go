@@ -1,0 +1,260 @@
+// Package audit compares, after a load has drained, what was acknowledged with
+// what is stored: the commit log on Kafka, the registrations and the queue in
+// Redis, the topics of the nodes. It looks only at submissions of the workload,
+// which carry load.KeyField in their DAG, so that other tenants of the same
+// servers do not disturb it.
+//
+// It reads every stored DAG but keeps only digests: memory grows by some hundred
+// bytes a submission, whatever the size of the DAGs.
+package audit
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"qmtl.internal/plumbline/bench/load"
+	"qmtl.internal/plumbline/harness/record"
+)
+
+// World says where a SUT stores. Redis is host:port or a redis:// URL, Kafka
+// host:port of one broker.
+type World struct {
+	Kafka     string
+	Redis     string
+	CommitLog string // topic of the commit log
+}
+
+// ErrNothing is in the chain of the error that Run gives when no submission was
+// acknowledged: an audit of nothing proves nothing.
+var ErrNothing = errors.New("no submission was acknowledged, so there is nothing to audit")
+
+// Run audits. outcomes holds one load.Outcome a line (outcomes.jsonl), before
+// what Look saw before the load. An error means that the audit itself broke;
+// what the SUT did wrong is in the result.
+func Run(ctx context.Context, w World, before Snapshot, outcomes io.Reader) (*record.Audit, error) {
+	c, err := dial(w)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	b := newBook(before)
+	if err := b.readOutcomes(outcomes); err != nil {
+		return nil, err
+	}
+	if b.accepted == 0 {
+		return nil, ErrNothing
+	}
+	if err := b.readCommitLog(ctx, c, w.CommitLog); err != nil {
+		return nil, fmt.Errorf("commit log %s: %w", w.CommitLog, err)
+	}
+	if err := b.readRedis(ctx, c.redis); err != nil {
+		return nil, fmt.Errorf("redis %s: %w", w.Redis, err)
+	}
+	topics, err := listTopics(ctx, c.admin)
+	if err != nil {
+		return nil, fmt.Errorf("topics of kafka %s: %w", w.Kafka, err)
+	}
+	return b.settle(topics), nil
+}
+
+// clients are the two servers to read from.
+type clients struct {
+	kafka *kgo.Client
+	admin *kadm.Client
+	redis *redis.Client
+}
+
+func dial(w World) (*clients, error) {
+	o, err := redisOptions(w.Redis)
+	if err != nil {
+		return nil, err
+	}
+	k, err := kgo.NewClient(kgo.SeedBrokers(w.Kafka), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
+	if err != nil {
+		return nil, fmt.Errorf("kafka %s: %w", w.Kafka, err)
+	}
+	return &clients{kafka: k, admin: kadm.NewClient(k), redis: redis.NewClient(o)}, nil
+}
+
+func (c *clients) close() {
+	c.kafka.Close()
+	_ = c.redis.Close() // nothing was written: an error on closing changes nothing
+}
+
+// submission is one strategy id and every effect it had.
+type submission struct {
+	id, key     string
+	acked       bool
+	records     int     // commit-log records
+	blob        uint64  // digest of the record's dag_base64
+	hash        string  // the record's dag_hash
+	nodes       []int32 // into book.nodes
+	registered  bool
+	moved       bool // past queued: its queue entry was taken
+	hashKeys    int  // dag_hash:* that point here
+	queued      int
+	faults      []string // what is wrong with what is stored
+	regBlob     uint64
+	regHash     string
+	hashKeyHash string
+}
+
+// request is what the workload knows of one key.
+type request struct {
+	acked   []string // ids acknowledged for this key
+	excused bool     // some request of it got no answer or an odd one: it may have had an effect
+}
+
+// book gathers everything seen, by id and by key.
+type book struct {
+	before    Snapshot
+	accepted  int
+	excused   int
+	ids       map[string]*submission
+	keys      map[string]*request
+	refused   []load.Outcome // refusals that name a strategy
+	foreign   map[string]bool
+	nodes     []node
+	nodeIndex map[node]int32
+
+	lost, duplicates, orphans []record.Finding
+}
+
+func newBook(before Snapshot) *book {
+	return &book{
+		before: before, ids: map[string]*submission{}, keys: map[string]*request{},
+		foreign: map[string]bool{}, nodeIndex: map[node]int32{},
+	}
+}
+
+func finding(id, format string, args ...any) record.Finding {
+	return record.Finding{ID: id, What: fmt.Sprintf(format, args...)}
+}
+
+// settle weighs all that was seen.
+func (b *book) settle(topics []string) *record.Audit {
+	out := &record.Audit{Accepted: b.accepted}
+	wanted := map[int32]bool{}
+	for _, s := range b.ids {
+		out.Records += s.records
+		if s.registered {
+			out.Registered++
+		}
+		if !s.acked {
+			b.weighUnacked(s)
+			continue
+		}
+		b.weighAcked(s)
+		for _, n := range s.nodes {
+			wanted[n] = true
+		}
+	}
+	b.weighKeys()
+	b.weighRefusals()
+	out.Nodes = len(wanted)
+	out.Topics = b.weighTopics(slices.Collect(maps.Keys(wanted)), topics)
+	out.Lost, out.Duplicates, out.Orphans = sorted(b.lost), sorted(b.duplicates), sorted(b.orphans)
+	return out
+}
+
+func sorted(fs []record.Finding) []record.Finding {
+	slices.SortFunc(fs, func(a, b record.Finding) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.What, b.What)) })
+	if fs == nil {
+		return []record.Finding{}
+	}
+	return fs
+}
+
+// weighAcked asks that an acknowledged submission has each effect once.
+func (b *book) weighAcked(s *submission) {
+	b.weighCounts(s)
+	if s.records > 0 && s.registered {
+		if s.blob != s.regBlob {
+			s.faults = append(s.faults, "the DAG in Redis is not the one in its commit-log record")
+		}
+		if s.hash != s.regHash {
+			s.faults = append(s.faults, fmt.Sprintf("hash in Redis is %s, dag_hash in its record %s", s.regHash, s.hash))
+		}
+	}
+	if s.records > 0 && s.hashKeys > 0 && s.hash != s.hashKeyHash {
+		s.faults = append(s.faults, fmt.Sprintf("dag_hash:%s points to it, but its DAG hashes to %s", s.hashKeyHash, s.hash))
+	}
+	for _, f := range s.faults {
+		b.lost = append(b.lost, finding(s.id, "acknowledged, but %s", f))
+	}
+}
+
+func (b *book) weighCounts(s *submission) {
+	missing := func(when bool, what string) {
+		if when {
+			b.lost = append(b.lost, finding(s.id, "acknowledged, but it has no %s", what))
+		}
+	}
+	missing(s.records == 0, "commit-log record")
+	missing(!s.registered, "registration strategy:"+s.id)
+	missing(s.hashKeys == 0, "dag_hash key")
+	missing(s.queued == 0 && !s.moved, "entry in strategy_queue")
+	twice := func(n int, what string) {
+		if n > 1 {
+			b.duplicates = append(b.duplicates, finding(s.id, "%d %s, must be one", n, what))
+		}
+	}
+	twice(s.records, "commit-log records")
+	twice(s.hashKeys, "dag_hash keys")
+	twice(s.queued, "entries in strategy_queue")
+}
+
+// weighUnacked looks at something stored that nobody was told of. That is right
+// only where a request of the same key got no answer or an odd one.
+func (b *book) weighUnacked(s *submission) {
+	r := b.keys[s.key]
+	switch {
+	case r == nil:
+		b.orphans = append(b.orphans, finding(s.id, "stored%s, but no request had its key %q", s.where(), s.key))
+	case r.excused:
+	case len(r.acked) > 0:
+		b.duplicates = append(b.duplicates, finding(s.id, "stored%s beside %s, which was acknowledged for the same submission %s", s.where(), r.acked[0], s.key))
+	default:
+		b.orphans = append(b.orphans, finding(s.id, "stored%s, but submission %s was never acknowledged", s.where(), s.key))
+	}
+}
+
+func (s *submission) where() string {
+	out := ""
+	if s.records > 0 {
+		out += " in the commit log"
+	}
+	if s.registered {
+		out += " in Redis"
+	}
+	return out
+}
+
+// weighKeys asks that one submission was acknowledged at most once.
+func (b *book) weighKeys() {
+	for key, r := range b.keys {
+		if len(r.acked) > 1 {
+			b.duplicates = append(b.duplicates, finding(r.acked[1], "submission %s was acknowledged %d times: %v", key, len(r.acked), r.acked))
+		}
+	}
+}
+
+// weighRefusals asks that a refusal as duplicate names the strategy that was
+// acknowledged for the same DAG.
+func (b *book) weighRefusals() {
+	for _, o := range b.refused {
+		r := b.keys[o.Key]
+		if !r.excused && !slices.Contains(r.acked, o.ID) {
+			b.orphans = append(b.orphans, finding(o.ID, "request %d was refused as a duplicate of it, but submission %s was acknowledged as %v", o.Index, o.Key, r.acked))
+		}
+	}
+}

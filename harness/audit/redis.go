@@ -1,0 +1,212 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"qmtl.internal/plumbline/bench/load"
+	"qmtl.internal/plumbline/scenarios/contract"
+)
+
+// Keys of a control plane in Redis (gateway.md 3.1).
+const (
+	strategyPrefix = "strategy:"
+	hashPrefix     = "dag_hash:"
+	queueKey       = "strategy_queue"
+	batch          = 2000 // keys or entries a round trip
+)
+
+// Snapshot names the strategies that dag_hash keys and the queue pointed to
+// before the load: what was left dangling then is not the load's doing. The
+// zero Snapshot saw nothing.
+type Snapshot struct{ ids map[string]bool }
+
+// Look takes a Snapshot.
+func Look(ctx context.Context, w World) (Snapshot, error) {
+	o, err := redisOptions(w.Redis)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	cl := redis.NewClient(o)
+	defer cl.Close()
+	s := Snapshot{ids: map[string]bool{}}
+	see := func(id string) { s.ids[id] = true }
+	err = errors.Join(
+		eachHashKey(ctx, cl, func(_, id string) { see(id) }),
+		eachQueued(ctx, cl, see),
+	)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("redis %s: %w", w.Redis, err)
+	}
+	return s, nil
+}
+
+func redisOptions(addr string) (*redis.Options, error) {
+	if !strings.Contains(addr, "://") {
+		return &redis.Options{Addr: addr}, nil
+	}
+	o, err := redis.ParseURL(addr)
+	if err != nil {
+		return nil, fmt.Errorf("redis address: %w", err)
+	}
+	return o, nil
+}
+
+// readRedis takes in registrations, duplicate keys and the queue.
+func (b *book) readRedis(ctx context.Context, cl *redis.Client) error {
+	if err := scan(ctx, cl, strategyPrefix, func(keys []string) error { return b.readStrategies(ctx, cl, keys) }); err != nil {
+		return err
+	}
+	dangling := map[string]string{}
+	err := eachHashKey(ctx, cl, func(hash, id string) { b.hashKey(hash, id, dangling) })
+	if err != nil {
+		return err
+	}
+	err = eachQueued(ctx, cl, func(id string) {
+		if s := b.ids[id]; s != nil {
+			s.queued++
+		} else if !b.foreign[id] && !b.before.ids[id] {
+			dangling[id] = queueKey
+		}
+	})
+	if err != nil {
+		return err
+	}
+	// A lost or odd answer may stand behind what dangles; without one nobody does.
+	if b.excused == 0 {
+		for id, where := range dangling {
+			b.orphans = append(b.orphans, finding(id, "%s points to it, but there is no such strategy", where))
+		}
+	}
+	return nil
+}
+
+func (b *book) hashKey(hash, id string, dangling map[string]string) {
+	if s := b.ids[id]; s != nil {
+		s.hashKeys++
+		s.hashKeyHash = hash
+	} else if !b.foreign[id] && !b.before.ids[id] {
+		dangling[id] = hashPrefix + hash
+	}
+}
+
+// scan walks the keys with a prefix, some thousand at a time. A key may come
+// twice.
+func scan(ctx context.Context, cl *redis.Client, prefix string, each func(keys []string) error) error {
+	var cursor uint64
+	for {
+		keys, next, err := cl.Scan(ctx, cursor, prefix+"*", batch).Result()
+		if err != nil {
+			return fmt.Errorf("scan %s*: %w", prefix, err)
+		}
+		for part := range chunks(keys) {
+			if err := each(part); err != nil {
+				return err
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// chunks cuts keys, so that a server that answers a scan at once does not make
+// one round trip of everything.
+func chunks(keys []string) func(yield func([]string) bool) {
+	return func(yield func([]string) bool) {
+		for len(keys) > 0 {
+			n := min(len(keys), batch)
+			if !yield(keys[:n]) {
+				return
+			}
+			keys = keys[n:]
+		}
+	}
+}
+
+func (b *book) readStrategies(ctx context.Context, cl *redis.Client, keys []string) error {
+	pipe := cl.Pipeline()
+	cmds := make([]*redis.SliceCmd, len(keys))
+	for i, k := range keys {
+		cmds[i] = pipe.HMGet(ctx, k, "dag", "hash", "state")
+	}
+	// Exec gives the first failed command's error; each command is looked at below.
+	if _, err := pipe.Exec(ctx); err != nil && !redis.HasErrorPrefix(err, "WRONGTYPE") {
+		return fmt.Errorf("hmget of strategies: %w", err)
+	}
+	for i, k := range keys {
+		b.registration(strings.TrimPrefix(k, strategyPrefix), cmds[i])
+	}
+	return nil
+}
+
+func (b *book) registration(id string, cmd *redis.SliceCmd) {
+	fields, err := cmd.Result()
+	s := b.ids[id]
+	if err != nil {
+		if s != nil {
+			s.faults = append(s.faults, fmt.Sprintf("%s%s cannot be read: %v", strategyPrefix, id, err))
+		}
+		return
+	}
+	dag, _ := fields[0].(string)
+	if s == nil {
+		key, ours := workloadKey(dag)
+		if !ours {
+			b.foreign[id] = true
+			return
+		}
+		s = b.submissionOf(id, key)
+	}
+	state, _ := fields[2].(string)
+	hash, _ := fields[1].(string)
+	s.registered, s.regBlob, s.regHash = true, digest(dag), strings.Clone(hash)
+	s.moved = state != "" && state != "queued"
+}
+
+// workloadKey reads the workload's mark from a stored DAG.
+func workloadKey(stored string) (key string, ours bool) {
+	dag, err := contract.DecodeDAG(stored)
+	if err != nil {
+		return "", false
+	}
+	key, ours = dag.Member(load.KeyField).Str()
+	return strings.Clone(key), ours
+}
+
+func eachHashKey(ctx context.Context, cl *redis.Client, see func(hash, id string)) error {
+	seen := map[string]bool{}
+	return scan(ctx, cl, hashPrefix, func(keys []string) error {
+		ids, err := cl.MGet(ctx, keys...).Result()
+		if err != nil {
+			return fmt.Errorf("mget of %s*: %w", hashPrefix, err)
+		}
+		for i, k := range keys {
+			id, ok := ids[i].(string)
+			if ok && !seen[k] {
+				see(strings.TrimPrefix(k, hashPrefix), id)
+			}
+			seen[k] = true
+		}
+		return nil
+	})
+}
+
+func eachQueued(ctx context.Context, cl *redis.Client, see func(id string)) error {
+	for at := int64(0); ; at += batch {
+		ids, err := cl.LRange(ctx, queueKey, at, at+batch-1).Result()
+		if err != nil {
+			return fmt.Errorf("lrange %s: %w", queueKey, err)
+		}
+		for _, id := range ids {
+			see(id)
+		}
+		if len(ids) < batch {
+			return nil
+		}
+	}
+}
