@@ -114,15 +114,23 @@ func FuzzNodeID(f *testing.F) {
 		if err != nil || !utf8.Valid(preimage) || contract.HashID(preimage) != id {
 			t.Fatalf("%q: id %s, pre-image %q, %v", s, id, preimage, err)
 		}
-		// Dress changes nothing: the same node written another way has the same id.
-		again, err := pyjson.Parse(pyjson.Append(nil, v, pyjson.Spaced|pyjson.Sorted|pyjson.ASCII))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if other, err := contract.NodeID(again); err != nil || other != id && v.Member("inputs").Kind() != pyjson.Array && !containers(v) {
-			t.Fatalf("%q: id %s, in another dress %s, %v", s, id, other, err)
+		if other := redressed(t, v); other != id && !containers(v) {
+			t.Fatalf("%q: id %s, in another dress %s", s, id, other)
 		}
 	})
+}
+
+// redressed gives the id of v after it was written another way.
+func redressed(t *testing.T, v pyjson.Value) string {
+	again, err := pyjson.Parse(pyjson.Append(nil, v, pyjson.Spaced|pyjson.Sorted|pyjson.ASCII))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := contract.NodeID(again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }
 
 // containers says whether an object stands where its text, and so the order of
