@@ -1,0 +1,134 @@
+package verdict
+
+import (
+	"fmt"
+
+	"qmtl.internal/plumbline/bench/load"
+	"qmtl.internal/plumbline/harness/complexity"
+	"qmtl.internal/plumbline/harness/record"
+)
+
+// sampled names the metrics that are compared second by second.
+var sampled = map[string]func(load.Second) float64{
+	record.P50: func(s load.Second) float64 { return s.P50 },
+	record.P95: func(s load.Second) float64 { return s.P95 },
+	record.P99: func(s load.Second) float64 { return s.P99 },
+}
+
+// baseline compares with what was accepted before.
+func (j *judge) baseline() {
+	if j.asked(StageComplexity) && j.cand.Complexity != nil {
+		j.growth()
+	}
+	if !j.asked(StageLoad) || j.cand.Load == nil {
+		return
+	}
+	b := j.base.Run
+	if b == nil {
+		j.add(Check{
+			Name: "baseline.record", Group: Baseline, Verdict: NoBaseline,
+			Reason: orElse(j.base.Reason, "no record was accepted yet") + "; accept this one with: plumbline accept --reason '…'",
+		})
+		return
+	}
+	if b.Env.Class != j.cand.Env.Class {
+		j.add(Check{
+			Name: "baseline.environment", Group: Baseline, Verdict: Invalid, Value: j.cand.Env.Class, Base: b.Env.Class,
+			Reason: fmt.Sprintf("the base %s was measured in environment %s, this run in %s: their numbers do not compare", b.ID, b.Env.Class, j.cand.Env.Class),
+		})
+		return
+	}
+	if why := unlike(b, j.cand); why != "" {
+		j.add(Check{Name: "baseline.record", Group: Baseline, Verdict: NoBaseline, Reason: "the accepted record " + b.ID + " " + why})
+		return
+	}
+	j.scenariosKept(b)
+	j.heapKept(b)
+	j.timing(b)
+}
+
+// unlike says why two loads of one environment class do not compare.
+func unlike(base, cand *record.Run) string {
+	switch {
+	case base.Load == nil || len(base.Load.Seconds) == 0:
+		return "holds no load"
+	case base.Plan.Profile != cand.Plan.Profile:
+		return fmt.Sprintf("is of profile %s, this run of %s", base.Plan.Profile, cand.Plan.Profile)
+	case base.Load.Rate != cand.Load.Rate:
+		return fmt.Sprintf("is of %g requests/s, this run of %g/s", base.Load.Rate, cand.Load.Rate)
+	case base.Plan.HeapCap != cand.Plan.HeapCap:
+		return fmt.Sprintf("ran under a heap cap of %s, this run under %s", mib(float64(base.Plan.HeapCap)), mib(float64(cand.Plan.HeapCap)))
+	default:
+		return ""
+	}
+}
+
+// scenariosKept asks that what passed in the base did not vanish.
+func (j *judge) scenariosKept(b *record.Run) {
+	if !j.asked(StageContract) || len(b.Contract) == 0 {
+		return
+	}
+	now := map[string]record.Status{}
+	for _, o := range j.cand.Contract {
+		now[o.ID] = o.Status
+	}
+	var gone []string
+	for _, o := range b.Contract {
+		if o.Status == record.Passed && (now[o.ID] == "" || now[o.ID] == record.Skipped) {
+			gone = append(gone, o.ID+": "+orElse(string(now[o.ID]), "gone"))
+		}
+	}
+	j.put(len(gone) == 0, Fail, Check{
+		Name: "baseline.contract", Group: Baseline, Details: gone, Value: fmt.Sprint(len(gone)), Limit: "0",
+		Reason: fmt.Sprintf("%d scenarios that passed in the base are skipped or gone", len(gone)),
+	})
+}
+
+// heapKept asks that the peak of the live heap did not grow beyond least care.
+func (j *judge) heapKept(b *record.Run) {
+	was, err := b.Metrics.Get(record.HeapPeak)
+	is, err2 := j.cand.Metrics.Get(record.HeapPeak)
+	if err != nil || err2 != nil {
+		return // memory.heap says what is missing where a cap asks for it
+	}
+	most := was.Value + j.policy.Comparison.Heap.of(was.Value)
+	j.put(is.Value <= most, Fail, Check{
+		Name: "baseline.heap", Group: Baseline, Value: mib(is.Value), Base: mib(was.Value), Limit: mib(most),
+		Reason: fmt.Sprintf("live heap peaked at %s, the base at %s; growth to %s is tolerated", mib(is.Value), mib(was.Value), mib(most)),
+	})
+}
+
+// growth compares every function with the accepted snapshot.
+func (j *judge) growth() {
+	const check = "baseline.complexity"
+	if len(j.base.Complexity) == 0 {
+		j.add(Check{
+			Name: check, Group: Baseline, Verdict: NoBaseline,
+			Reason: orElse(j.base.ComplexityReason, "no complexity snapshot was accepted yet"),
+		})
+		return
+	}
+	limit := j.policy.Complexity.GrowthLimit
+	var grown []string
+	failed := false
+	for _, c := range complexity.Compare(j.base.Complexity, j.cand.Complexity.Funcs) {
+		if c.Status != complexity.Worse {
+			continue
+		}
+		grown = append(grown, c.String())
+		if c.Candidate.CC > limit {
+			failed = true
+			j.add(Check{
+				Name: check, Group: Baseline, Verdict: Fail, File: c.Candidate.File, Line: c.Candidate.Line,
+				Value: fmt.Sprint(c.Candidate.CC), Base: fmt.Sprint(c.Base.CC), Limit: fmt.Sprint(limit),
+				Details: []string{c.Candidate.Name}, Reason: c.String(),
+			})
+		}
+	}
+	if !failed {
+		j.add(Check{
+			Name: check, Group: Baseline, Verdict: Pass, Details: grown,
+			Reason: fmt.Sprintf("%d functions grew, none above %d", len(grown), limit),
+		})
+	}
+}
