@@ -1,0 +1,115 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"qmtl.internal/plumbline/ref/gateway/health"
+	"qmtl.internal/plumbline/ref/internal/service"
+)
+
+// Config is what a gateway can be told by flag or environment.
+type Config struct {
+	Listen     string
+	Redis      string
+	RedisPool  int
+	Kafka      string // "" means no commit log and no ControlBus
+	DagManager string
+
+	CommitLogTopic   string
+	CommitLogTimeout time.Duration
+	CommitLogLinger  time.Duration
+	CommitLogBytes   int
+	ControlBusTopics string // comma list; "" means no ControlBus
+	ControlBusGroup  string
+
+	MaxBody      int64
+	PendingTTL   time.Duration
+	DiffLimit    time.Duration
+	DryRunLimit  time.Duration
+	LookupLimit  time.Duration
+	BreakerOpen  time.Duration
+	NoSentinel   bool
+	AllowLive    bool
+	Capabilities health.Capabilities
+}
+
+func (c *Config) flags(fs *service.FlagSet) {
+	fs.StringVar(&c.Listen, "listen", "127.0.0.1:0", "`HOST:PORT` of the HTTP interface; port 0 chooses one")
+	fs.StringVar(&c.Redis, "redis", "", "`HOST:PORT` of Redis (required)")
+	fs.IntVar(&c.RedisPool, "redis-pool", 48, "most connections to Redis")
+	fs.StringVar(&c.Kafka, "kafka", "", "`HOST:PORT` of Kafka, or a comma list; empty: no commit log, no ControlBus")
+	fs.StringVar(&c.DagManager, "dagmanager", "127.0.0.1:50051", "`HOST:PORT` of the DAG Manager's gRPC interface")
+	fs.StringVar(&c.CommitLogTopic, "commitlog-topic", "gateway.ingest", "`topic` of the commit log")
+	fs.DurationVar(&c.CommitLogTimeout, "commitlog-timeout", 3*time.Second, "how `long` a record may take to be stored, at least 1s")
+	fs.DurationVar(&c.CommitLogLinger, "commitlog-linger", 0, "how `long` to wait for more records before a batch is sent")
+	fs.IntVar(&c.CommitLogBytes, "commitlog-max-bytes", 1_000_000, "largest record in `bytes`; what exceeds it is answered 413")
+	fs.StringVar(&c.ControlBusTopics, "controlbus-topics", "activation,policy,queue,sentinel_weight,rebalancing_planned", "comma `list` of ControlBus topics; empty: none")
+	fs.StringVar(&c.ControlBusGroup, "controlbus-group", "gateway", "consumer `group` of the ControlBus")
+	fs.Int64Var(&c.MaxBody, "max-body", 32<<20, "largest request body in `bytes`")
+	fs.DurationVar(&c.PendingTTL, "pending-ttl", time.Minute, "how `long` an unfinished registration survives a crash")
+	fs.DurationVar(&c.DiffLimit, "diff-limit", 100*time.Millisecond, "how `long` a submission waits for its diff")
+	fs.DurationVar(&c.DryRunLimit, "dryrun-limit", 500*time.Millisecond, "how `long` a dry run of one world waits for its diff")
+	fs.DurationVar(&c.LookupLimit, "lookup-limit", time.Second, "how `long` a request waits for its tag lookups")
+	fs.DurationVar(&c.BreakerOpen, "breaker-open", 2*time.Second, "how `long` an open breaker waits before it tries again")
+	fs.BoolVar(&c.NoSentinel, "no-sentinel", false, "store DAGs without a version sentinel")
+	fs.BoolVar(&c.AllowLive, "allow-live", false, "turn the live guard off")
+	fs.IntVar(&c.Capabilities.RebalanceSchemaVersion, "rebalance-schema-version", 1, "capability that /health announces")
+	fs.BoolVar(&c.Capabilities.AlphaMetricsCapable, "alpha-metrics-capable", false, "capability that /health announces")
+	fs.StringVar(&c.Capabilities.ComputeContextContract, "compute-context-contract", "", "capability that /health announces, unless empty")
+}
+
+// check gives every mistake.
+func (c *Config) check() []error {
+	errs := []error{
+		service.CheckAddr("listen", c.Listen),
+		service.CheckAddr("redis", c.Redis),
+		service.CheckAddr("dagmanager", c.DagManager),
+	}
+	for _, seed := range c.seeds() {
+		errs = append(errs, service.CheckAddr("kafka", seed))
+	}
+	if c.Kafka != "" && c.CommitLogTopic == "" {
+		errs = append(errs, errors.New("--commitlog-topic: must not be empty"))
+	}
+	return append(errs, c.checkLimits()...)
+}
+
+func (c *Config) checkLimits() (errs []error) {
+	for name, least := range map[string]struct{ is, want time.Duration }{
+		"commitlog-timeout": {c.CommitLogTimeout, time.Second},
+		"pending-ttl":       {c.PendingTTL, 30 * time.Second},
+		"diff-limit":        {c.DiffLimit, time.Millisecond},
+		"dryrun-limit":      {c.DryRunLimit, time.Millisecond},
+		"lookup-limit":      {c.LookupLimit, time.Millisecond},
+		"breaker-open":      {c.BreakerOpen, time.Millisecond},
+	} {
+		if least.is < least.want {
+			errs = append(errs, fmt.Errorf("--%s %s: must be at least %s", name, least.is, least.want))
+		}
+	}
+	for name, n := range map[string]int64{
+		"redis-pool": int64(c.RedisPool), "max-body": c.MaxBody, "commitlog-max-bytes": int64(c.CommitLogBytes),
+		"rebalance-schema-version": int64(c.Capabilities.RebalanceSchemaVersion),
+	} {
+		if n < 1 {
+			errs = append(errs, fmt.Errorf("--%s %d: must be at least 1", name, n))
+		}
+	}
+	return errs
+}
+
+func (c *Config) seeds() []string { return list(c.Kafka) }
+
+// list splits a comma list and drops blanks.
+func list(s string) []string {
+	var all []string
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			all = append(all, part)
+		}
+	}
+	return all
+}

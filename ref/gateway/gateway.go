@@ -1,0 +1,256 @@
+// Package gateway is the HTTP side of the reference Gateway: routes, wiring and
+// the answers to errors. What a submission goes through is in package submit,
+// the state of dependencies in package health.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+	"golang.org/x/sync/semaphore"
+
+	"qmtl.internal/plumbline/ref/gateway/health"
+	"qmtl.internal/plumbline/ref/gateway/submit"
+	"qmtl.internal/plumbline/scenarios/contract"
+	"qmtl.internal/plumbline/scenarios/contract/pyjson"
+)
+
+// Gateway answers the HTTP requests of gateway.md section 1 that this slice
+// covers. It is safe for concurrent use.
+type Gateway struct {
+	log      *slog.Logger
+	pipeline *submit.Pipeline
+	monitor  *health.Monitor
+	metrics  prometheus.Gatherer
+	events   http.Handler // WebSocket upgrades of /ws; nil when there are none
+	maxBody  int64
+	bodies   *semaphore.Weighted // bytes of bodies that may be in memory at once
+	guard    bool                // the live guard is on, as /status says
+}
+
+// Handler gives the routes.
+func (g *Gateway) Handler() http.Handler {
+	var rt router
+	rt.add(http.MethodPost, "/strategies", g.submit(http.StatusAccepted, g.pipeline.Submit))
+	rt.add(http.MethodPost, "/strategies/dry-run", g.submit(http.StatusOK, g.pipeline.DryRun))
+	rt.add(http.MethodGet, "/strategies/{strategy_id}/status", g.strategyStatus)
+	rt.add(http.MethodGet, "/queues/by_tag", g.queuesByTag)
+	rt.add(http.MethodGet, "/health", g.health)
+	rt.add(http.MethodGet, "/status", g.status)
+	rt.add(http.MethodGet, "/metrics", g.exposition)
+	return g.recovered(g.upgrades(&rt))
+}
+
+// upgrades takes WebSocket handshakes to the hub; for any other request /ws does
+// not exist.
+func (g *Gateway) upgrades(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if g.events != nil && r.URL.Path == "/ws" && r.Header.Get("Upgrade") != "" {
+			g.events.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// submit reads a submission, hands it on and answers with the acknowledgement.
+func (g *Gateway) submit(status int, accept func(context.Context, *submit.Request) (*submit.Ack, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ack, err := g.accepted(w, r, accept)
+		if err != nil {
+			g.answerError(w, r, err)
+			return
+		}
+		answerJSON(w, status, ack.AppendJSON(make([]byte, 0, 1<<10)))
+	}
+}
+
+func (g *Gateway) accepted(w http.ResponseWriter, r *http.Request, accept func(context.Context, *submit.Request) (*submit.Ack, error)) (*submit.Ack, error) {
+	body, release, err := g.body(w, r)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	req, err := submit.ParseRequest(r.Header.Get("Content-Type"), body)
+	if err != nil {
+		return nil, err
+	}
+	return accept(r.Context(), req)
+}
+
+// body reads the whole request body once there is room for it; release gives
+// the room back. A body of unknown length counts as the largest allowed.
+func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
+	size := r.ContentLength
+	if size > g.maxBody {
+		return nil, nil, submit.TooLarge("the request body", g.maxBody)
+	}
+	if size < 0 {
+		size = g.maxBody
+	}
+	if err := g.bodies.Acquire(r.Context(), size); err != nil {
+		return nil, nil, fmt.Errorf("wait for room for a body: %w", err)
+	}
+	release = func() { g.bodies.Release(size) }
+	body, err = readBody(http.MaxBytesReader(w, r.Body, g.maxBody), r.ContentLength)
+	if err != nil {
+		release()
+		return nil, nil, g.unread(err)
+	}
+	return body, release, nil
+}
+
+func readBody(from io.Reader, length int64) ([]byte, error) {
+	if length < 0 {
+		return io.ReadAll(from)
+	}
+	body := make([]byte, length)
+	_, err := io.ReadFull(from, body)
+	return body, err
+}
+
+// unread says why a body could not be read: too large, or cut off.
+func (g *Gateway) unread(err error) error {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return submit.TooLarge("the request body", g.maxBody)
+	}
+	return &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
+}
+
+func (g *Gateway) strategyStatus(w http.ResponseWriter, r *http.Request) {
+	state, err := g.pipeline.Registry.State(r.Context(), r.PathValue("strategy_id"))
+	switch {
+	case err != nil:
+		g.answerError(w, r, err)
+	case state == "":
+		answerProblem(w, contract.StrategyNotFound())
+	default:
+		answerValue(w, pyjson.OfObject(pyjson.Member{Key: "status", Value: pyjson.OfString(state)}))
+	}
+}
+
+func answerValue(w http.ResponseWriter, v pyjson.Value) {
+	answerJSON(w, http.StatusOK, pyjson.Append(nil, v, pyjson.Compact))
+}
+
+// queuesByTag answers a tag query; without a DAG Manager the list is empty.
+func (g *Gateway) queuesByTag(w http.ResponseWriter, r *http.Request) {
+	given := r.URL.Query()
+	query, err := tagQuery(given)
+	if err != nil {
+		g.answerError(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), g.pipeline.Limits.Lookups)
+	defer cancel()
+	domain := submit.ShimDomain(last(given, "execution_domain"))
+	queues, err := g.pipeline.DagManager.Queues(ctx, query, last(given, "world_id"), domain)
+	if err != nil {
+		g.log.Debug("queues by tag", "error", err)
+	}
+	answerJSON(w, http.StatusOK, append(submit.AppendQueues([]byte(`{"queues":`), queues), '}'))
+}
+
+// last gives the last of a repeated parameter, "" when there is none.
+func last(given url.Values, name string) string {
+	all := given[name]
+	if len(all) == 0 {
+		return ""
+	}
+	return all[len(all)-1]
+}
+
+// tagQuery reads the parameters of a tag query; the error names all that are
+// missing or wrong.
+func tagQuery(given url.Values) (contract.TagQuery, error) {
+	var errs []submit.FieldError
+	fail := func(name, errType string, input pyjson.Value) {
+		errs = append(errs, submit.FieldError{Type: errType, Loc: []pyjson.Value{pyjson.OfString(name)}, Input: input})
+	}
+	if !given.Has("tags") {
+		fail("tags", "missing", pyjson.Value{})
+	}
+	interval, errType := int64(0), "missing"
+	input := pyjson.Value{}
+	if given.Has("interval") {
+		sent := last(given, "interval")
+		input = pyjson.OfString(sent)
+		interval, errType = seconds(sent)
+	}
+	if errType != "" {
+		fail("interval", errType, input)
+	}
+	if errs != nil {
+		return contract.TagQuery{}, submit.Unprocessable("query", errs...)
+	}
+	return contract.TagQuery{
+		Tags:      contract.SplitTagText(last(given, "tags")),
+		MatchMode: contract.MatchMode(last(given, "match_mode")),
+		Interval:  &interval,
+	}, nil
+}
+
+func seconds(sent string) (int64, string) {
+	digits, errType := submit.LaxIntText(sent)
+	if errType != "" {
+		return 0, errType
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil {
+		return 0, "int_parsing_size" // more than the DAG Manager can be asked for
+	}
+	return n, ""
+}
+
+func (g *Gateway) health(w http.ResponseWriter, r *http.Request) {
+	answerValue(w, g.monitor.Report(r.Context()).JSON())
+}
+
+// status is health and the process's own state; levels and pre-trade figures
+// have no source in this slice.
+func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
+	answerValue(w, g.monitor.Report(r.Context()).JSON(
+		pyjson.Member{Key: "degrade_level", Value: pyjson.OfString("NORMAL")},
+		pyjson.Member{Key: "enforce_live_guard", Value: pyjson.OfBool(g.guard)},
+		pyjson.Member{Key: "pretrade", Value: pyjson.OfObject(
+			pyjson.Member{Key: "attempts", Value: pyjson.OfInt(0)},
+			pyjson.Member{Key: "rejections", Value: pyjson.OfObject()},
+			pyjson.Member{Key: "ratio", Value: pyjson.OfFloat(0)},
+		)}))
+}
+
+// exposition serves the metrics under the media type of the original.
+func (g *Gateway) exposition(w http.ResponseWriter, r *http.Request) {
+	families, err := g.metrics.Gather()
+	if err != nil {
+		g.answerError(w, r, fmt.Errorf("metrics: %w", err))
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	enc := expfmt.NewEncoder(w, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, f := range families {
+		if err := enc.Encode(f); err != nil {
+			return // the client left
+		}
+	}
+}
+
+// bodyRoom is how many bytes of request bodies may be in memory at once, at
+// least one of the largest.
+func bodyRoom(maxBody int64) *semaphore.Weighted {
+	const enough = 48 << 20
+	return semaphore.NewWeighted(max(maxBody, enough))
+}
+
+// healthEvery is the pause between the two attempts of a DAG Manager probe.
+const healthEvery = 100 * time.Millisecond

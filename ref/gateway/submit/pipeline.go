@@ -1,0 +1,170 @@
+// Package submit takes one strategy submission through its named stages: read,
+// check, register, record, diff, confirm, answer (gateway.md section 2). It
+// promises that a submission that was refused or failed leaves nothing behind
+// and may be repeated, and that an accepted one is registered exactly once, is
+// in the commit log and in the queue. It knows nothing of HTTP but status
+// numbers.
+package submit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"qmtl.internal/plumbline/scenarios/contract/pyjson"
+)
+
+// Contexts gives the compute context of a submission: what its meta says, or
+// what somebody with more authority decided for the first of its worlds. It
+// never fails; doubt downgrades.
+type Contexts func(ctx context.Context, meta pyjson.Value, world string) shimContext
+
+// Limits bound what a submission may wait for.
+type Limits struct {
+	Diff       time.Duration // a submission's diff
+	DryRun     time.Duration // a dry run's diff in one world
+	DryRunMany time.Duration // a dry run's diffs in several worlds
+	Lookups    time.Duration // all tag lookups of one request
+	Pending    time.Duration // for the outcome of the same DAG's other submission
+	Total      time.Duration // everything after registration
+}
+
+// DefaultLimits are those of gateway.md 3.6, and bounds where it has none.
+func DefaultLimits() Limits {
+	return Limits{
+		Diff:       100 * time.Millisecond,
+		DryRun:     500 * time.Millisecond,
+		DryRunMany: 5 * time.Second,
+		Lookups:    time.Second,
+		Pending:    5 * time.Second,
+		Total:      20 * time.Second,
+	}
+}
+
+// Pipeline takes submissions through the stages. All fields are set before
+// first use and not changed after it.
+type Pipeline struct {
+	Contexts   Contexts
+	Registry   *Registry
+	CommitLog  *CommitLog // nil: no record is written
+	DagManager *DagManager
+	Metrics    *Metrics
+	Limits     Limits
+	NoSentinel bool // store the DAG without a version sentinel
+	Log        *slog.Logger
+	Now        func() time.Time
+}
+
+// stage is one step of a submission. Its name is in errors and metrics.
+type stage struct {
+	name string
+	run  func(context.Context, *submission) error
+}
+
+// submission is what the stages know of one request so far.
+type submission struct {
+	req   *Request
+	begun time.Time
+
+	worlds  []string       // checked
+	dag     pyjson.Value   // decoded
+	text    string         // decoded: the DAG's JSON text
+	nodes   []pyjson.Value // decoded
+	crc     uint32         // identified
+	context shimContext
+
+	claim  Registration // sealed
+	record []byte       // sealed: value of the commit-log record
+	undo   []func(context.Context) error
+
+	ack Ack
+}
+
+// Submit takes a submission to its acceptance. The error is a *contract.Problem
+// for a submission that broke a rule, else it wraps ErrRegistry, ErrCommitLog or
+// ErrPending; nothing stays behind then. Once registered, a submission is
+// finished even when ctx ends: its client will ask again and find it.
+func (p *Pipeline) Submit(ctx context.Context, req *Request) (*Ack, error) {
+	s := &submission{req: req, begun: p.Now()}
+	err := p.run(ctx, s, []stage{
+		{"normalise", p.normalise},
+		{"context", p.context},
+		{"seal", p.seal},
+		{"register", p.register},
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.Limits.Total)
+	defer cancel()
+	err = p.run(ctx, s, []stage{
+		{"commitlog", p.publish},
+		{"diff", p.diff},
+		{"confirm", p.confirm},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.Metrics.latency.add(p.Now().Sub(s.begun))
+	return &s.ack, nil
+}
+
+// DryRun checks a submission and asks what it would be bound to. Nothing is
+// stored; the DAG Manager's diff is a real one.
+func (p *Pipeline) DryRun(ctx context.Context, req *Request) (*Ack, error) {
+	s := &submission{req: req, begun: p.Now()}
+	err := p.run(ctx, s, []stage{
+		{"normalise", p.normalise},
+		{"context", p.context},
+		{"dryrun", p.dryRun},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &s.ack, nil
+}
+
+// run goes through stages until one fails, then undoes what was done.
+func (p *Pipeline) run(ctx context.Context, s *submission, stages []stage) error {
+	for _, st := range stages {
+		begun := time.Now()
+		err := st.run(ctx, s)
+		p.Metrics.stage(st.name, err, time.Since(begun))
+		if err != nil {
+			return p.unwind(ctx, s, fmt.Errorf("stage %s: %w", st.name, err))
+		}
+	}
+	return nil
+}
+
+// unwindLimit is how long taking back may take.
+const unwindLimit = 5 * time.Second
+
+// unwind takes back what the stages did, newest first, and counts the loss. What
+// it cannot take back expires.
+func (p *Pipeline) unwind(ctx context.Context, s *submission, err error) error {
+	if errors.Is(err, ErrRegistry) || errors.Is(err, ErrCommitLog) {
+		p.Metrics.Lost.Inc()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unwindLimit)
+	defer cancel()
+	for i := len(s.undo) - 1; i >= 0; i-- {
+		if failed := s.undo[i](ctx); failed != nil {
+			p.Log.Warn("roll back: the registration is left to expire", "strategy", s.claim.ID, "error", failed)
+		}
+	}
+	return err
+}
+
+// newID gives a strategy id, a version 4 UUID.
+func newID() (string, error) {
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return "", fmt.Errorf("strategy id: %w", err)
+	}
+	return id.String(), nil
+}

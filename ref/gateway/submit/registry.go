@@ -1,0 +1,151 @@
+package submit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Registry keeps registrations in Redis (gateway.md 2.6, 3.1):
+//
+//	dag_hash:<sha256>  the strategy id, which makes a DAG submitted once
+//	strategy:<id>      hash: dag, hash, compute_*, state
+//	strategy_queue     list of strategy ids
+//
+// A registration is pending until Confirm: its keys expire after PendingTTL and
+// it has no state, so a process that dies in between leaves nothing behind.
+type Registry struct {
+	rdb *redis.Client
+	ttl time.Duration
+}
+
+// NewRegistry keeps registrations in rdb; pendingTTL is how long one may stay
+// unconfirmed, and must be longer than any submission takes.
+func NewRegistry(rdb *redis.Client, pendingTTL time.Duration) *Registry {
+	return &Registry{rdb: rdb, ttl: pendingTTL}
+}
+
+// Registration is one strategy's claim on one DAG.
+type Registration struct {
+	ID   string // strategy id
+	Hash string // of the DAG
+	DAG  string // base64 of the stored DAG
+}
+
+func (r Registration) hashKey() string     { return "dag_hash:" + r.Hash }
+func (r Registration) strategyKey() string { return "strategy:" + r.ID }
+
+// QueueKey is the Redis list of accepted strategies, oldest first.
+const QueueKey = "strategy_queue"
+
+// Holder says who holds a DAG, and whether that is settled.
+type Holder struct {
+	ID      string
+	Settled bool
+}
+
+// Claim registers g as pending unless somebody holds its DAG already. It gives
+// the holder: g itself when the claim succeeded. One round trip for a winner;
+// a loser removes what it wrote with a second one. The claim may be repeated:
+// the same id wins again.
+func (r *Registry) Claim(ctx context.Context, g Registration) (Holder, error) {
+	var held *redis.StringCmd
+	_, err := r.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+		tx.SetArgs(ctx, g.hashKey(), g.ID, redis.SetArgs{Mode: "NX", TTL: r.ttl})
+		held = tx.Get(ctx, g.hashKey())
+		tx.HSet(ctx, g.strategyKey(), "dag", g.DAG, "hash", g.Hash)
+		tx.Expire(ctx, g.strategyKey(), r.ttl)
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) { // Nil is the answer of a SET NX that lost
+		return Holder{}, fmt.Errorf("%w: claim dag %s: %w", ErrRegistry, g.Hash, err)
+	}
+	if id := held.Val(); id == g.ID {
+		return Holder{ID: id}, nil
+	}
+	return r.yield(ctx, g, held.Val())
+}
+
+// yield removes the loser's record and looks whether the winner is settled.
+func (r *Registry) yield(ctx context.Context, g Registration, winner string) (Holder, error) {
+	var state *redis.StringCmd
+	_, err := r.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.Del(ctx, g.strategyKey())
+		state = p.HGet(ctx, "strategy:"+winner, "state")
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return Holder{}, fmt.Errorf("%w: read strategy %s: %w", ErrRegistry, winner, err)
+	}
+	return Holder{ID: winner, Settled: state.Val() != ""}, nil
+}
+
+// errExpired: the registration was not confirmed in time and may belong to
+// somebody else by now.
+var errExpired = errors.New("registration expired before it was confirmed")
+
+// Confirm makes a pending registration last: it joins the queue, gets its
+// compute fields and the state queued, and loses its expiry, all at once.
+func (r *Registry) Confirm(ctx context.Context, g Registration, fields ...string) error {
+	var kept, keptHash *redis.BoolCmd
+	_, err := r.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+		kept = tx.Persist(ctx, g.strategyKey())
+		keptHash = tx.Persist(ctx, g.hashKey())
+		tx.HSet(ctx, g.strategyKey(), append(fields, "state", StateQueued))
+		tx.RPush(ctx, QueueKey, g.ID)
+		return nil
+	})
+	if err == nil && !(kept.Val() && keptHash.Val()) {
+		err = errExpired
+	}
+	if err != nil {
+		return fmt.Errorf("%w: confirm strategy %s: %w", ErrRegistry, g.ID, err)
+	}
+	return nil
+}
+
+// Release takes a registration back, confirmed or not; a DAG that somebody else
+// holds by now stays theirs.
+func (r *Registry) Release(ctx context.Context, g Registration) error {
+	err := r.rdb.Watch(ctx, func(tx *redis.Tx) error {
+		holder, err := tx.Get(ctx, g.hashKey()).Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			if holder == g.ID {
+				p.Del(ctx, g.hashKey())
+			}
+			p.Del(ctx, g.strategyKey())
+			p.LRem(ctx, QueueKey, 0, g.ID)
+			return nil
+		})
+		return err
+	}, g.hashKey())
+	if err != nil {
+		return fmt.Errorf("%w: release strategy %s: %w", ErrRegistry, g.ID, err)
+	}
+	return nil
+}
+
+// StateQueued is the state of an accepted strategy.
+const StateQueued = "queued"
+
+// State gives the state of a strategy; "" when there is none of that id or its
+// submission was not accepted yet.
+func (r *Registry) State(ctx context.Context, id string) (string, error) {
+	state, err := r.rdb.HGet(ctx, "strategy:"+id, "state").Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return "", fmt.Errorf("%w: state of strategy %s: %w", ErrRegistry, id, err)
+	}
+	return state, nil
+}
+
+// Alive asks Redis for a sign of life.
+func (r *Registry) Alive(ctx context.Context) (bool, error) {
+	pong, err := r.rdb.Ping(ctx).Result()
+	return pong == "PONG", err
+}

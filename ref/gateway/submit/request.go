@@ -1,0 +1,191 @@
+package submit
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+	"unsafe"
+
+	"qmtl.internal/plumbline/scenarios/contract"
+	"qmtl.internal/plumbline/scenarios/contract/pyjson"
+)
+
+// Request is the body of POST /strategies and its dry run (gateway.md 1.3).
+type Request struct {
+	DAGJSON  string
+	Meta     pyjson.Value // an object or null
+	WorldID  *string      // must not be given; kept to say so
+	WorldIDs []string     // as sent: neither trimmed nor deduplicated
+	CRC32    string       // node_ids_crc32 as decimal digits of any length
+}
+
+// ParseRequest reads a body. The error is a *contract.Problem: 422 with every mistake,
+// or 400 when the body is no text. The request keeps body's memory.
+func ParseRequest(contentType string, body []byte) (*Request, error) {
+	if len(body) == 0 {
+		return nil, Unprocessable("body", FieldError{Type: "missing"})
+	}
+	raw := strings.TrimPrefix(unsafe.String(&body[0], len(body)), "\ufeff") // body is never written again
+	if !isJSON(contentType) {
+		return nil, Unprocessable("body", FieldError{Type: "model_attributes_type", Input: pyjson.OfString(raw)})
+	}
+	v, err := parseBody(raw)
+	if err != nil {
+		return nil, err
+	}
+	if v.Kind() != pyjson.Object {
+		return nil, Unprocessable("body", FieldError{Type: "model_attributes_type", Input: v})
+	}
+	return readModel(v)
+}
+
+// unreadable is what the framework says of a body that is no JSON text at all.
+func unreadable() *contract.Problem {
+	return &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
+}
+
+func parseBody(raw string) (pyjson.Value, error) {
+	if !utf8.ValidString(raw) {
+		return pyjson.Value{}, unreadable()
+	}
+	v, err := pyjson.ParseString(raw)
+	var syntax *pyjson.SyntaxError
+	if !errors.As(err, &syntax) {
+		return v, err
+	}
+	at := utf8.RuneCountInString(raw[:min(syntax.Offset, len(raw))])
+	return pyjson.Value{}, Unprocessable("body", FieldError{
+		Type:  "json_invalid",
+		Loc:   []pyjson.Value{pyjson.OfInt(int64(at))},
+		Input: pyjson.OfObject(),
+		Cause: syntax.Reason,
+	})
+}
+
+// isJSON: application/json, or application/<anything>+json.
+func isJSON(contentType string) bool {
+	kind, _, _ := strings.Cut(contentType, ";")
+	main, sub, ok := strings.Cut(strings.ToLower(strings.TrimSpace(kind)), "/")
+	return ok && main == "application" && (sub == "json" || strings.HasSuffix(sub, "+json"))
+}
+
+// model gathers field errors while it reads, so that all are reported.
+type model struct {
+	body pyjson.Value
+	errs []FieldError
+}
+
+func readModel(body pyjson.Value) (*Request, error) {
+	m := model{body: body}
+	r := &Request{
+		DAGJSON:  m.requiredText("dag_json"),
+		Meta:     m.optional("meta", pyjson.Object, "dict_type"),
+		WorldID:  m.optionalText("world_id"),
+		WorldIDs: m.optionalTexts("world_ids"),
+		CRC32:    m.requiredInt("node_ids_crc32"),
+	}
+	if m.errs != nil {
+		return nil, Unprocessable("body", m.errs...)
+	}
+	return r, nil
+}
+
+func (m *model) fail(errType string, input pyjson.Value, loc ...pyjson.Value) {
+	m.errs = append(m.errs, FieldError{Type: errType, Loc: loc, Input: input})
+}
+
+func (m *model) required(key string) (pyjson.Value, bool) {
+	v, ok := m.body.Get(key)
+	if !ok {
+		m.fail("missing", m.body, pyjson.OfString(key))
+	}
+	return v, ok
+}
+
+func (m *model) optional(key string, kind pyjson.Kind, errType string) pyjson.Value {
+	v := m.body.Member(key)
+	if !v.IsNull() && v.Kind() != kind {
+		m.fail(errType, v, pyjson.OfString(key))
+	}
+	return v
+}
+
+func (m *model) requiredText(key string) string {
+	v, ok := m.required(key)
+	if !ok {
+		return ""
+	}
+	return m.text(v, pyjson.OfString(key))
+}
+
+func (m *model) text(v pyjson.Value, loc ...pyjson.Value) string {
+	s, ok := v.Str()
+	switch {
+	case !ok:
+		m.fail("string_type", v, loc...)
+	case !utf8.ValidString(s):
+		m.fail("string_unicode", v, loc...)
+	}
+	return s
+}
+
+func (m *model) optionalText(key string) *string {
+	v := m.body.Member(key)
+	if v.IsNull() {
+		return nil
+	}
+	s := m.text(v, pyjson.OfString(key))
+	return &s
+}
+
+func (m *model) optionalTexts(key string) []string {
+	v := m.optional(key, pyjson.Array, "list_type")
+	if v.Kind() != pyjson.Array {
+		return nil
+	}
+	all := make([]string, len(v.Elems()))
+	for i, e := range v.Elems() {
+		all[i] = m.text(e, pyjson.OfString(key), pyjson.OfInt(int64(i)))
+	}
+	return all
+}
+
+func (m *model) requiredInt(key string) string {
+	v, ok := m.required(key)
+	if !ok {
+		return ""
+	}
+	digits, errType := laxInt(v)
+	if errType != "" {
+		m.fail(errType, v, pyjson.OfString(key))
+	}
+	return digits
+}
+
+// checkWorlds refuses the old single world and a list without a usable entry,
+// and gives the worlds trimmed, without blanks, each once, in order.
+func (r *Request) checkWorlds() ([]string, error) {
+	if r.WorldID != nil {
+		return nil, contract.WorldIDDeprecated()
+	}
+	worlds := normalizeWorlds(r.WorldIDs)
+	if len(worlds) == 0 {
+		return nil, contract.WorldIDsRequired()
+	}
+	return worlds, nil
+}
+
+func normalizeWorlds(sent []string) []string {
+	worlds := make([]string, 0, len(sent))
+	seen := make(map[string]struct{}, len(sent))
+	for _, w := range sent {
+		w = pyjson.Strip(w)
+		if _, again := seen[w]; again || w == "" {
+			continue
+		}
+		seen[w] = struct{}{}
+		worlds = append(worlds, w)
+	}
+	return worlds
+}

@@ -1,0 +1,174 @@
+package submit
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"qmtl.internal/plumbline/scenarios/contract"
+	pb "qmtl.internal/plumbline/scenarios/contract/dagmanagerpb"
+	"qmtl.internal/plumbline/scenarios/contract/pyjson"
+)
+
+// normalise checks worlds, decodes the DAG and checks schema version and node
+// identity, in this order.
+func (p *Pipeline) normalise(_ context.Context, s *submission) (err error) {
+	if s.worlds, err = s.req.checkWorlds(); err != nil {
+		return err
+	}
+	if s.dag, s.text, err = decodeDAG(s.req.DAGJSON); err != nil {
+		return err
+	}
+	if s.nodes, err = nodesOf(s.dag); err != nil {
+		return err
+	}
+	if err = checkSchema(s.dag, s.nodes); err != nil {
+		return err
+	}
+	_, s.crc, err = identify(s.nodes, s.req.CRC32, p.Metrics)
+	return err
+}
+
+// context finds where and as of when the strategy computes.
+func (p *Pipeline) context(ctx context.Context, s *submission) error {
+	s.context = p.Contexts(ctx, s.req.Meta, s.worlds[0])
+	if s.context.Downgraded {
+		p.Metrics.Downgrades.With(s.context.DowngradeReason).Inc()
+	}
+	return nil
+}
+
+// NoWorldService is the Contexts of a gateway without a WorldService: what the
+// submission's meta says is final (gateway.md 2.5).
+func NoWorldService(_ context.Context, meta pyjson.Value, world string) shimContext {
+	c := shimMeta(meta)
+	c.WorldID = world
+	return c
+}
+
+// seal names the strategy and writes down what will be stored of it, so that
+// nothing can be refused any more once it is registered.
+func (p *Pipeline) seal(_ context.Context, s *submission) (err error) {
+	if s.claim.ID, err = newID(); err != nil {
+		return err
+	}
+	now := p.Now()
+	e := entry{
+		ID: s.claim.ID, Hash: contract.DAGHash(s.dag), CRC32: s.req.CRC32, Sentinel: !p.NoSentinel,
+		Context: s.context.JSON(), Worlds: s.worlds, Meta: s.req.Meta, At: now, SubmittedAt: now,
+	}
+	if e.Stored, err = p.stored(s); err != nil {
+		return err
+	}
+	e.Base64 = base64.StdEncoding.EncodeToString(e.Stored)
+	s.claim.Hash, s.claim.DAG = e.Hash, e.Base64
+	if p.CommitLog == nil {
+		return nil
+	}
+	s.record = appendRecord(make([]byte, 0, recordSize(&e)), &e)
+	if !p.CommitLog.Fits(s.record) {
+		return TooLarge("the commit-log record of this DAG", int64(p.CommitLog.maxBytes))
+	}
+	return nil
+}
+
+// stored gives the text of the DAG as it is kept.
+func (p *Pipeline) stored(s *submission) ([]byte, error) {
+	keep := s.dag
+	if !p.NoSentinel {
+		var err error
+		keep, err = contract.StoredDAG(s.dag, s.claim.ID, contract.SentinelVersion(s.req.Meta))
+		if err != nil {
+			return nil, schemaInvalid(err.Error(), pyjson.OfString("nodes"))
+		}
+	}
+	return contract.StoredJSON(keep), nil
+}
+
+// register claims the DAG. Somebody else's claim that is settled is a
+// duplicate; one that is not is waited for, since it may yet be taken back.
+func (p *Pipeline) register(ctx context.Context, s *submission) error {
+	deadline := time.Now().Add(p.Limits.Pending)
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		holder, err := p.Registry.Claim(ctx, s.claim)
+		if err != nil {
+			// the claim may have been heard although the answer was not
+			s.undo = append(s.undo, func(ctx context.Context) error { return p.Registry.Release(ctx, s.claim) })
+			return err
+		}
+		switch {
+		case holder.ID == s.claim.ID:
+			s.undo = append(s.undo, func(ctx context.Context) error { return p.Registry.Release(ctx, s.claim) })
+			return nil
+		case holder.Settled:
+			return contract.Duplicate(holder.ID)
+		case time.Now().After(deadline):
+			return fmt.Errorf("%w: strategy %s", ErrPending, holder.ID)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: strategy %s: %w", ErrPending, holder.ID, context.Cause(ctx))
+		case <-time.After(pause):
+		}
+	}
+}
+
+// publish writes the commit-log record.
+func (p *Pipeline) publish(ctx context.Context, s *submission) error {
+	if p.CommitLog == nil {
+		return nil
+	}
+	return p.CommitLog.Publish(ctx, s.claim.ID, s.record)
+}
+
+// diff lets the DAG Manager register the nodes and looks up tag queries, both
+// at once. Whatever goes wrong only changes the answer (gateway.md 2.9).
+func (p *Pipeline) diff(ctx context.Context, s *submission) error {
+	s.ack = s.newAck(s.claim.ID, contract.SentinelID(s.claim.ID))
+	var lookups errgroup.Group
+	lookups.Go(func() error {
+		s.ack.QueueMap = p.lookups(ctx, s)
+		return nil
+	})
+	reply, err := p.ask(ctx, p.Limits.Diff, s, s.claim.ID, s.worlds[0])
+	_ = lookups.Wait() // gives no error
+	switch {
+	case err != nil:
+		p.Log.Debug("diff", "strategy", s.claim.ID, "error", err)
+	case reply.SentinelID != "":
+		s.ack.SentinelID = reply.SentinelID
+	}
+	return nil
+}
+
+func (p *Pipeline) lookups(ctx context.Context, s *submission) QueueMap {
+	return resolve(ctx, p.Limits.Lookups, s.nodes, s.worlds, s.context.ExecutionDomain, p.DagManager.Queues)
+}
+
+// errCRC: the DAG Manager's view of the DAG is not ours.
+var errCRC = errors.New("crc32 of the diff differs")
+
+// ask runs one diff within limit and checks that its CRC is that of the
+// submission.
+func (p *Pipeline) ask(ctx context.Context, limit time.Duration, s *submission, id, world string) (*DiffReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	reply, err := p.DagManager.Diff(ctx, &pb.DiffRequest{
+		StrategyId: id, DagJson: s.text, WorldId: world,
+		ExecutionDomain: s.context.ExecutionDomain, AsOf: s.context.AsOf,
+		Partition: s.context.Partition, DatasetFingerprint: s.context.DatasetFingerprint,
+	})
+	if err == nil && reply.CRC32 != s.crc {
+		return nil, fmt.Errorf("%w: %08x, submitted %08x", errCRC, reply.CRC32, s.crc)
+	}
+	return reply, err
+}
+
+// confirm makes the registration last.
+func (p *Pipeline) confirm(ctx context.Context, s *submission) error {
+	return p.Registry.Confirm(ctx, s.claim, s.context.Redis()...)
+}

@@ -1,0 +1,148 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"qmtl.internal/plumbline/ref/gateway/health"
+	"qmtl.internal/plumbline/ref/gateway/submit"
+	"qmtl.internal/plumbline/ref/internal/service"
+)
+
+// Spec is the gateway as a service.
+func Spec() service.Spec {
+	var c Config
+	return service.Spec{
+		Name:  "gateway",
+		Flags: c.flags,
+		Check: c.check,
+		Start: func(ctx context.Context, rt *service.Runtime) error { return start(rt, &c) },
+	}
+}
+
+// start wires a gateway. No dependency has to be up: each heals by itself, and
+// /health tells.
+func start(rt *service.Runtime, c *Config) error {
+	rdb := openRedis(rt, c)
+	conn, err := openDagManager(rt, c)
+	if err != nil {
+		return err
+	}
+	commitLog, err := openCommitLog(rt, c)
+	if err != nil {
+		return err
+	}
+	registry := submit.NewRegistry(rdb, c.PendingTTL)
+	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
+	limits := submit.DefaultLimits()
+	limits.Diff, limits.DryRun, limits.Lookups = c.DiffLimit, c.DryRunLimit, c.LookupLimit
+	g := &Gateway{
+		log:     rt.Log,
+		metrics: rt.Metrics,
+		maxBody: c.MaxBody,
+		bodies:  bodyRoom(c.MaxBody),
+		guard:   !c.AllowLive,
+		pipeline: &submit.Pipeline{
+			Contexts: submit.NoWorldService, Registry: registry, CommitLog: commitLog, DagManager: manager,
+			Metrics: submit.NewMetrics(rt.Metrics), Limits: limits, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
+		},
+		monitor: health.NewMonitor(health.Collectors{
+			Redis:        health.Probe(registry.Alive),
+			Postgres:     health.Fixed(health.OK), // the strategies' database is this process's memory
+			DagManager:   health.Probe(twice(manager.Healthy)),
+			WorldService: health.Fixed(health.Unknown),
+		}, c.Capabilities, health.ProbeLimit, health.CacheFor),
+	}
+	return rt.ServeHTTP("http", c.Listen, g.Handler())
+}
+
+// twice asks again after a short pause when the first answer is bad.
+func twice(ask func(context.Context) (bool, error)) func(context.Context) (bool, error) {
+	return func(ctx context.Context) (bool, error) {
+		if ok, err := ask(ctx); ok && err == nil {
+			return true, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(healthEvery):
+			return ask(ctx)
+		}
+	}
+}
+
+func openRedis(rt *service.Runtime, c *Config) *redis.Client {
+	rdb := redis.NewClient(&redis.Options{
+		Addr:                  c.Redis,
+		PoolSize:              c.RedisPool,
+		DialTimeout:           time.Second,
+		DialerRetries:         1,
+		ReadTimeout:           2 * time.Second,
+		WriteTimeout:          2 * time.Second,
+		PoolTimeout:           2 * time.Second,
+		MaxRetries:            -1, // a repeated RPUSH would queue a strategy twice
+		ContextTimeoutEnabled: true,
+		DisableIdentity:       true,
+		MaintNotificationsConfig: &maintnotifications.Config{
+			Mode: maintnotifications.ModeDisabled,
+		},
+	})
+	rt.OnStop("redis client", func(context.Context) error { return rdb.Close() })
+	return rdb
+}
+
+func openDagManager(rt *service.Runtime, c *Config) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("passthrough:///"+c.DagManager,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)),
+		grpc.WithConnectParams(grpc.ConnectParams{ // back within a second of the other side
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("dagmanager %s: %w", c.DagManager, err)
+	}
+	rt.OnStop("dagmanager client", func(context.Context) error { return conn.Close() })
+	return conn, nil
+}
+
+// openCommitLog gives nil when there is no Kafka.
+func openCommitLog(rt *service.Runtime, c *Config) (*submit.CommitLog, error) {
+	if c.Kafka == "" {
+		return nil, nil
+	}
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(c.seeds()...),
+		kgo.ClientID("gateway"),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.AllowAutoTopicCreation(),
+		kgo.ProducerLinger(c.CommitLogLinger),
+		kgo.ProducerBatchMaxBytes(int32(c.CommitLogBytes)),
+		kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.MaxBufferedBytes(16<<20),
+		kgo.RecordDeliveryTimeout(c.CommitLogTimeout),
+		kgo.ProduceRequestTimeout(c.CommitLogTimeout),
+		kgo.RequestTimeoutOverhead(c.CommitLogTimeout),
+		kgo.DialTimeout(time.Second),
+		kgo.MetadataMinAge(500*time.Millisecond),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("kafka %s: %w", c.Kafka, err)
+	}
+	rt.OnStop("commit log", func(context.Context) error { client.Close(); return nil })
+	return submit.NewCommitLog(client, c.CommitLogTopic, fingerprint(), c.CommitLogTimeout, c.CommitLogBytes), nil
+}
+
+// fingerprint says what wrote a record.
+func fingerprint() string {
+	return fmt.Sprintf("go=%s;os=%s-%s;plumbline=1", runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
