@@ -134,9 +134,12 @@ func TestComplexitySnapshot(t *testing.T) {
 	if err != nil || why != "" || len(got) != 1 || got[0].Name != "F" || got[0].CC != 4 {
 		t.Errorf("FindComplexity = %+v, %q, %v", got, why, err)
 	}
+}
+
+func TestNoSnapshotToAccept(t *testing.T) {
 	empty := run()
 	empty.Complexity = nil
-	if err := s.AcceptComplexity(empty); !errors.Is(err, baseline.ErrRefused) {
+	if err := store(t).AcceptComplexity(empty); !errors.Is(err, baseline.ErrRefused) {
 		t.Errorf("AcceptComplexity of nothing = %v", err)
 	}
 }
