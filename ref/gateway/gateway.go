@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"golang.org/x/sync/semaphore"
 
+	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -153,7 +154,7 @@ func (g *Gateway) queuesByTag(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.pipeline.Limits.Lookups)
 	defer cancel()
-	domain := submit.ShimDomain(last(given, "execution_domain"))
+	domain := dag.ResolveDomain(last(given, "execution_domain"))
 	queues, err := g.pipeline.DagManager.Queues(ctx, query, last(given, "world_id"), domain)
 	if err != nil {
 		g.log.Debug("queues by tag", "error", err)

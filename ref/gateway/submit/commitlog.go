@@ -45,7 +45,7 @@ func (c *CommitLog) Publish(ctx context.Context, strategyID string, value []byte
 	done := make(chan error, 1)
 	c.client.TryProduce(ctx, &kgo.Record{
 		Topic:   c.topic,
-		Key:     []byte("ingest:" + strategyID),
+		Key:     []byte(recordKey(strategyID)),
 		Value:   value,
 		Headers: []kgo.RecordHeader{{Key: "rfp", Value: c.fingerprint}},
 	}, func(_ *kgo.Record, err error) { done <- err })
@@ -56,6 +56,9 @@ func (c *CommitLog) Publish(ctx context.Context, strategyID string, value []byte
 		return c.explain(ctx.Err(), len(value))
 	}
 }
+
+// recordKey makes all records of a strategy go to one partition.
+func recordKey(strategyID string) string { return "ingest:" + strategyID }
 
 func (c *CommitLog) explain(err error, size int) error {
 	switch {

@@ -15,13 +15,14 @@ import (
 
 	"github.com/google/uuid"
 
+	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
 // Contexts gives the compute context of a submission: what its meta says, or
 // what somebody with more authority decided for the first of its worlds. It
 // never fails; doubt downgrades.
-type Contexts func(ctx context.Context, meta pyjson.Value, world string) shimContext
+type Contexts func(ctx context.Context, meta pyjson.Value, world string) dag.ComputeContext
 
 // Limits bound what a submission may wait for.
 type Limits struct {
@@ -75,7 +76,7 @@ type submission struct {
 	text    string         // decoded: the DAG's JSON text
 	nodes   []pyjson.Value // decoded
 	crc     uint32         // identified
-	context shimContext
+	context dag.ComputeContext
 
 	claim  Registration // sealed
 	record []byte       // sealed: value of the commit-log record

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/scenarios/contract"
 	pb "qmtl.internal/plumbline/scenarios/contract/dagmanagerpb"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
@@ -44,10 +45,8 @@ func (p *Pipeline) context(ctx context.Context, s *submission) error {
 
 // NoWorldService is the Contexts of a gateway without a WorldService: what the
 // submission's meta says is final (gateway.md 2.5).
-func NoWorldService(_ context.Context, meta pyjson.Value, world string) shimContext {
-	c := shimMeta(meta)
-	c.WorldID = world
-	return c
+func NoWorldService(_ context.Context, meta pyjson.Value, world string) dag.ComputeContext {
+	return dag.FromMeta(meta).ForWorld(world)
 }
 
 // seal names the strategy and writes down what will be stored of it, so that
@@ -56,24 +55,32 @@ func (p *Pipeline) seal(_ context.Context, s *submission) (err error) {
 	if s.claim.ID, err = newID(); err != nil {
 		return err
 	}
-	now := p.Now()
-	e := entry{
-		ID: s.claim.ID, Hash: contract.DAGHash(s.dag), CRC32: s.req.CRC32, Sentinel: !p.NoSentinel,
-		Context: s.context.JSON(), Worlds: s.worlds, Meta: s.req.Meta, At: now, SubmittedAt: now,
-	}
-	if e.Stored, err = p.stored(s); err != nil {
+	e, err := p.entry(s, p.Now())
+	if err != nil {
 		return err
 	}
-	e.Base64 = base64.StdEncoding.EncodeToString(e.Stored)
 	s.claim.Hash, s.claim.DAG = e.Hash, e.Base64
 	if p.CommitLog == nil {
 		return nil
 	}
-	s.record = appendRecord(make([]byte, 0, recordSize(&e)), &e)
+	s.record = appendRecord(make([]byte, 0, recordSize(e)), e)
 	if !p.CommitLog.Fits(s.record) {
 		return TooLarge("the commit-log record of this DAG", int64(p.CommitLog.maxBytes))
 	}
 	return nil
+}
+
+// entry gathers what the commit log says of a submission taken in at now.
+func (p *Pipeline) entry(s *submission, now time.Time) (*entry, error) {
+	stored, err := p.stored(s)
+	if err != nil {
+		return nil, err
+	}
+	return &entry{
+		ID: s.claim.ID, Hash: contract.DAGHash(s.dag), Stored: stored, Base64: base64.StdEncoding.EncodeToString(stored),
+		CRC32: s.req.CRC32, Sentinel: !p.NoSentinel, Context: s.context.Value(), Worlds: s.worlds, Meta: s.req.Meta,
+		At: now, SubmittedAt: now,
+	}, nil
 }
 
 // stored gives the text of the DAG as it is kept.
@@ -170,5 +177,5 @@ func (p *Pipeline) ask(ctx context.Context, limit time.Duration, s *submission, 
 
 // confirm makes the registration last.
 func (p *Pipeline) confirm(ctx context.Context, s *submission) error {
-	return p.Registry.Confirm(ctx, s.claim, s.context.Redis()...)
+	return p.Registry.Confirm(ctx, s.claim, s.context.RedisFields()...)
 }
