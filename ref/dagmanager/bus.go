@@ -1,0 +1,71 @@
+package dagmanager
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"qmtl.internal/plumbline/scenarios/contract"
+)
+
+// kafkaBus publishes to Kafka with idempotent producers and all replicas'
+// acknowledgement, in the order given.
+type kafkaBus struct {
+	client *kgo.Client
+	topics []string // made when the first event leaves
+	made   bool
+	log    *slog.Logger
+}
+
+// busOptions are the settings of a client for a kafkaBus.
+func busOptions(seeds []string) []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(seeds...),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.AllowAutoTopicCreation(),
+	}
+}
+
+// Publish implements Bus. It is used by one goroutine.
+func (b *kafkaBus) Publish(ctx context.Context, records []contract.Record) []error {
+	errs := make([]error, len(records))
+	if len(records) == 0 {
+		return errs
+	}
+	b.makeTopics(ctx)
+	batch := make([]*kgo.Record, len(records))
+	for i, r := range records {
+		batch[i] = &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value}
+	}
+	place := make(map[*kgo.Record]int, len(batch))
+	for i, r := range batch {
+		place[r] = i
+	}
+	for _, res := range b.client.ProduceSync(ctx, batch...) {
+		errs[place[res.Record]] = res.Err
+	}
+	return errs
+}
+
+// makeTopics is for brokers that do not make topics by themselves. Where we may
+// not, somebody else has.
+func (b *kafkaBus) makeTopics(ctx context.Context) {
+	if b.made {
+		return
+	}
+	made, err := kadm.NewClient(b.client).CreateTopics(ctx, 1, -1, nil, b.topics...)
+	if err != nil {
+		b.log.Warn("ControlBus topics not made", "error", err)
+		return
+	}
+	b.made = true
+	for _, t := range made.Sorted() {
+		if t.Err != nil && !errors.Is(t.Err, kerr.TopicAlreadyExists) {
+			b.log.Warn("ControlBus topic not made", "topic", t.Topic, "error", t.Err)
+		}
+	}
+}

@@ -1,0 +1,248 @@
+package dagmanager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"qmtl.internal/plumbline/ref/dagmanager/nodestore"
+	"qmtl.internal/plumbline/ref/dagmanager/stream"
+	"qmtl.internal/plumbline/ref/dagmanager/topics"
+	"qmtl.internal/plumbline/ref/internal/service"
+	"qmtl.internal/plumbline/scenarios/contract"
+)
+
+// Config is what a DAG Manager can be told by flag or environment.
+type Config struct {
+	Listen, HTTPListen string
+	Kafka              string // "" means topics in memory
+	ControlBus         string // "" means no events
+	QueueTopic         string
+	Namespaces         bool
+	MaxRequest         int // bytes
+
+	Topics topics.Options
+	Stream stream.Options
+}
+
+func (c *Config) flags(fs *service.FlagSet) {
+	fs.StringVar(&c.Listen, "listen", "127.0.0.1:0", "`HOST:PORT` of the gRPC interface; port 0 chooses one")
+	fs.StringVar(&c.HTTPListen, "http-listen", "127.0.0.1:0", "`HOST:PORT` of /status; port 0 chooses one")
+	fs.StringVar(&c.Kafka, "kafka", "", "`HOST:PORT` of Kafka, or a comma list; empty: topics in memory")
+	fs.StringVar(&c.ControlBus, "controlbus", "", "`HOST:PORT` of the ControlBus's Kafka, or a comma list; empty: no events")
+	fs.StringVar(&c.QueueTopic, "controlbus-queue-topic", contract.QueueTopic, "`topic` of queue events")
+	fs.BoolVar(&c.Namespaces, "topic-namespaces", true, "prefix topics with the world and domain that a DAG names")
+	fs.IntVar(&c.MaxRequest, "max-request", 4<<20, "largest request in `bytes`; what exceeds it is RESOURCE_EXHAUSTED")
+	fs.IntVar(&c.Topics.Replication, "replication", 0, "replication `factor` of every topic; 0: as the topic's kind wants; a single broker needs 1")
+	fs.DurationVar(&c.Topics.Timeout, "kafka-timeout", 5*time.Second, "how `long` one call to Kafka may take")
+	fs.DurationVar(&c.Topics.RefreshAge, "topic-refresh", time.Minute, "how `often` the list of topics is renewed")
+	fs.DurationVar(&c.Topics.HalfOpen, "breaker-open", time.Second, "how `long` an open breaker waits before it tries again")
+	fs.DurationVar(&c.Stream.AckTimeout, "ack-timeout", 30*time.Second, "how `long` a client may take to acknowledge a chunk")
+	fs.DurationVar(&c.Stream.Replay, "ack-replay", time.Second, "how `often` unacknowledged chunks are sent again")
+	fs.IntVar(&c.Stream.MaxStreams, "max-streams", 10000, "most diffs at a `time`")
+}
+
+// check gives every mistake.
+func (c *Config) check() []error {
+	errs := []error{service.CheckAddr("listen", c.Listen), service.CheckAddr("http-listen", c.HTTPListen)}
+	for _, seed := range seeds(c.Kafka) {
+		errs = append(errs, service.CheckAddr("kafka", seed))
+	}
+	for _, seed := range seeds(c.ControlBus) {
+		errs = append(errs, service.CheckAddr("controlbus", seed))
+	}
+	if err := contract.CheckTopicName(c.QueueTopic); err != nil {
+		errs = append(errs, fmt.Errorf("--controlbus-queue-topic: %w", err))
+	}
+	if c.Topics.Replication < 0 || c.Topics.Replication > maxReplication {
+		errs = append(errs, fmt.Errorf("--replication %d: want 0 to %d", c.Topics.Replication, maxReplication))
+	}
+	return append(errs, c.checkLimits()...)
+}
+
+const maxReplication = 1<<15 - 1
+
+func (c *Config) checkLimits() (errs []error) {
+	for _, f := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"kafka-timeout", c.Topics.Timeout}, {"topic-refresh", c.Topics.RefreshAge}, {"breaker-open", c.Topics.HalfOpen},
+		{"ack-timeout", c.Stream.AckTimeout}, {"ack-replay", c.Stream.Replay},
+	} {
+		if f.d < time.Millisecond {
+			errs = append(errs, fmt.Errorf("--%s %s: want at least 1ms", f.name, f.d))
+		}
+	}
+	for _, f := range []struct {
+		name string
+		n    int
+	}{{"max-request", c.MaxRequest}, {"max-streams", c.Stream.MaxStreams}} {
+		if f.n < 1 {
+			errs = append(errs, fmt.Errorf("--%s %d: want at least 1", f.name, f.n))
+		}
+	}
+	return errs
+}
+
+func seeds(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// Spec describes the DAG Manager as a service.
+func Spec() service.Spec {
+	var c Config
+	return service.Spec{Name: "dagmanager", Flags: c.flags, Check: c.check,
+		Start: func(ctx context.Context, rt *service.Runtime) error { return start(ctx, rt, c) }}
+}
+
+// outboxGrace is how long events may take to leave once a stop began.
+const outboxGrace = 2 * time.Second
+
+// start opens what c names and serves. A broker that does not answer yet is no
+// reason not to: requests that need it say so.
+func start(_ context.Context, rt *service.Runtime, c Config) error {
+	m := newMetrics(rt.Metrics)
+	store := nodestore.NewMemory()
+	session, err := openTopics(rt, c, m)
+	if err != nil {
+		return err
+	}
+	c.Stream.OnReplay = func(n int) { m.replays.Add(float64(n)) }
+	s := &server{
+		store: store, topics: session, streams: stream.NewRegistry(c.Stream),
+		metrics: m, namespaces: c.Namespaces, log: rt.Log, tokens: newTokens(),
+	}
+	if s.outbox, err = openBus(rt, c, store, m); err != nil {
+		return err
+	}
+	rt.Metrics.MustRegister(
+		gaugeFunc("compute_nodes_total", "Nodes that are registered.", func() float64 { n, _ := store.Size(); return float64(n) }),
+		gaugeFunc("queues_total", "Queues that are registered.", func() float64 { _, q := store.Size(); return float64(q) }),
+		gaugeFunc("dagmanager_streams_open", "Diffs that are being streamed.", func() float64 { return float64(s.streams.Open()) }),
+		gaugeFunc("dagmanager_topics_known", "Topics in the view of the broker.", func() float64 { return float64(session.Count()) }),
+	)
+	if err := rt.ServeHTTP("http", c.HTTPListen, s.httpHandler()); err != nil {
+		return err
+	}
+	return serveGRPC(rt, c, s)
+}
+
+// openTopics opens the session with the broker that c names.
+func openTopics(rt *service.Runtime, c Config, m *metrics) (*topics.Session, error) {
+	c.Topics.Log, c.Topics.OnOpen = rt.Log, m.breakerOpen.Inc
+	if c.Kafka == "" {
+		return topics.NewSession(topics.NewMemory(), c.Topics), nil
+	}
+	client, err := kgo.NewClient(topics.AdminOptions(seeds(c.Kafka), c.Topics.Timeout)...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka %s: %w", c.Kafka, err)
+	}
+	rt.OnStop("kafka client", func(context.Context) error { client.Close(); return nil })
+	session := topics.NewSession(topics.NewKafka(client), c.Topics)
+	rt.Go("topic view", func(ctx context.Context) error { session.Run(ctx); return nil })
+	return session, nil
+}
+
+// openBus opens the outbox to the ControlBus that c names; nil without one.
+func openBus(rt *service.Runtime, c Config, store queueFinder, m *metrics) (*outbox, error) {
+	if c.ControlBus == "" {
+		return nil, nil
+	}
+	client, err := kgo.NewClient(busOptions(seeds(c.ControlBus))...)
+	if err != nil {
+		return nil, fmt.Errorf("controlbus %s: %w", c.ControlBus, err)
+	}
+	bus := &kafkaBus{client: client, topics: []string{c.QueueTopic, contract.SentinelWeightTopic}, log: rt.Log}
+	o := newOutbox(bus, store, c.QueueTopic, m, rt.Log)
+	rt.Metrics.MustRegister(gaugeFunc("dagmanager_events_waiting", "Events in the outbox.", o.waiting))
+	life, end := context.WithCancel(context.WithoutCancel(rt.Life()))
+	gone := make(chan struct{})
+	rt.Go("outbox", func(context.Context) error {
+		defer close(gone)
+		defer client.Close()
+		o.run(life, outboxGrace)
+		return nil
+	})
+	// Undone after the gRPC server, whose last diffs still have news.
+	rt.OnStop("outbox", func(context.Context) error { end(); <-gone; return nil })
+	return o, nil
+}
+
+// serveGRPC listens and serves until the stop, which lets diffs in flight end.
+func serveGRPC(rt *service.Runtime, c Config, s *server) error {
+	l, err := rt.Listen("grpc", c.Listen)
+	if err != nil {
+		return err
+	}
+	g := grpc.NewServer(
+		grpc.MaxRecvMsgSize(c.MaxRequest),
+		grpc.ChainUnaryInterceptor(s.metrics.unary),
+		grpc.ChainStreamInterceptor(s.metrics.stream),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	s.register(g)
+	state := health.NewServer()
+	healthpb.RegisterHealthServer(g, state)
+	reflection.Register(g)
+	rt.OnStop("grpc server", func(ctx context.Context) error {
+		state.Shutdown()
+		stopGRPC(ctx, g)
+		s.streams.Wait()
+		return nil
+	})
+	rt.Go("grpc server", func(context.Context) error {
+		if err := g.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+// stopGRPC waits for calls in flight until ctx ends, then cuts them off.
+func stopGRPC(ctx context.Context, g *grpc.Server) {
+	done := make(chan struct{})
+	go func() { g.GracefulStop(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		g.Stop()
+		<-done
+	}
+}
+
+// httpHandler serves /status as dagmanager.md 6.8 has it, and /metrics.
+func (s *server) httpHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusNotFound, `{"detail":"Not Found"}`)
+	})
+	return mux
+}
+
+func (s *server) status(w http.ResponseWriter, r *http.Request) {
+	state, whole := s.storeState(r.Context()), stateOK
+	if state != stateOK {
+		whole = "degraded"
+	}
+	writeJSON(w, http.StatusOK, fmt.Sprintf(`{"status":%q,"neo4j":%q,"dagmanager":%q}`, whole, state, stateRunning))
+}
+
+func writeJSON(w http.ResponseWriter, code int, body string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(body)) // a client that left reads no answer
+}

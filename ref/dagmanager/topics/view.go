@@ -1,0 +1,102 @@
+package topics
+
+import (
+	"slices"
+	"strings"
+)
+
+// view is what a session knows of the broker's topics: by name in lower case,
+// since names that differ only in case are what it must find.
+type view struct {
+	byFold map[string][]*known
+	count  int
+}
+
+type known struct {
+	name     string
+	shape    Shape
+	making   *making // somebody is making it right now
+	verified bool    // we made it or compared it
+	foreign  bool    // we compared it, and it is made in another way
+}
+
+// making is one topic on its way. err is set when done is closed.
+type making struct {
+	done chan struct{}
+	err  error
+}
+
+// renewed is the view of a new list. What was learned about a topic stays, and
+// so do topics on their way.
+func (v view) renewed(all map[string]Shape) view {
+	next := view{byFold: make(map[string][]*known, len(all))}
+	for name, shape := range all {
+		next.add(name, shape)
+	}
+	for _, list := range v.byFold {
+		for _, old := range list {
+			next.learn(old)
+		}
+	}
+	return next
+}
+
+func (v *view) learn(old *known) {
+	k := v.find(old.name)
+	if k == nil && old.making != nil {
+		k = v.add(old.name, old.shape)
+	}
+	if k != nil {
+		k.making, k.verified, k.foreign = old.making, old.verified, old.foreign
+	}
+}
+
+func (v view) find(name string) *known {
+	for _, k := range v.byFold[strings.ToLower(name)] {
+		if k.name == name {
+			return k
+		}
+	}
+	return nil
+}
+
+// near gives the names that equal name but for case.
+func (v view) near(name string) []string {
+	var out []string
+	for _, k := range v.byFold[strings.ToLower(name)] {
+		if k.name != name {
+			out = append(out, k.name)
+		}
+	}
+	return out
+}
+
+// add gives the entry of that name, made when there is none.
+func (v *view) add(name string, shape Shape) *known {
+	if k := v.find(name); k != nil {
+		return k
+	}
+	if v.byFold == nil {
+		v.byFold = map[string][]*known{}
+	}
+	k := &known{name: strings.Clone(name), shape: shape}
+	fold := strings.ToLower(k.name)
+	v.byFold[fold] = append(v.byFold[fold], k)
+	v.count++
+	return k
+}
+
+func (v *view) remove(name string) {
+	fold := strings.ToLower(name)
+	list := v.byFold[fold]
+	at := slices.IndexFunc(list, func(k *known) bool { return k.name == name })
+	if at < 0 {
+		return
+	}
+	v.count--
+	if len(list) == 1 {
+		delete(v.byFold, fold)
+		return
+	}
+	v.byFold[fold] = slices.Delete(list, at, at+1)
+}
