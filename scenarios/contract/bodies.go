@@ -7,6 +7,9 @@ import (
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
+// GatewaySource is the source of a Gateway's events.
+const GatewaySource = "qmtl.services.gateway"
+
 // The codes of handled errors (gateway.md 1.14).
 const (
 	CodeWorldIDDeprecated    = "E_WORLD_ID_DEPRECATED"

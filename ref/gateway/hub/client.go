@@ -59,8 +59,9 @@ func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter) {
 	err := c.write(ctx, conn)
 	h.leave(c)
 	if err == nil { // the hub closes: say so, within one ping's time
-		time.AfterFunc(h.cfg.PingEvery, cancel)
+		limit := time.AfterFunc(h.cfg.PingEvery, cancel)
 		_ = conn.Close(websocket.StatusNormalClosure, "")
+		limit.Stop()
 	}
 	h.cfg.Log.Debug("ws_disconnected", "error", err)
 	cancel()
