@@ -157,19 +157,25 @@ func (k k6) testGood(t *testing.T) {
 		t.Fatalf("exit code %d:\n%s", code, out)
 	}
 	r := result(t, dir)
-	if r.Ledger.Offered != 600 || r.Ledger.Accepted+r.Ledger.Rejected != 600 || r.Ledger.Rejected == 0 || r.WarmUpLedger.Answered != 100 {
-		t.Errorf("ledgers %+v, %+v; unexpected %v", r.Ledger, r.WarmUpLedger, r.Unexpected)
-	}
+	checkLedgers(t, r)
 	if r.Seed != 1<<64-1 || r.Tag != "test-run" || r.Profile != "tiny" || r.Rate != 200 || g.calls.Load() != 700 {
 		t.Errorf("result %+v after %d calls", r, g.calls.Load())
 	}
 	checkTimings(t, dir, r)
 	checkSummary(t, dir, r)
+	if !strings.Contains(out, "offered 600, accepted") {
+		t.Errorf("printed %s", out)
+	}
 	if outs := outcomes(t, dir); len(outs) != 700 || !strings.HasPrefix(outs[0].Key, "test-run-18446744073709551615-") {
 		t.Errorf("%d outcomes, first %+v", len(outs), outs[0])
 	}
-	if !strings.Contains(out, "offered 600, accepted") {
-		t.Errorf("printed %s", out)
+}
+
+func checkLedgers(t *testing.T, r *load.Result) {
+	t.Helper()
+	l := r.Ledger
+	if l.Offered != 600 || l.Accepted+l.Rejected != 600 || l.Rejected == 0 || r.WarmUpLedger.Answered != 100 {
+		t.Errorf("ledgers %+v, %+v; unexpected %v", l, r.WarmUpLedger, r.Unexpected)
 	}
 }
 
@@ -290,6 +296,12 @@ func (k k6) testSegments(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	checkShares(t, dirs)
+}
+
+// checkShares holds the three instances together against the whole schedule.
+func checkShares(t *testing.T, dirs []string) {
+	t.Helper()
 	var indexes, sizes []int64
 	for _, dir := range dirs {
 		all := outcomes(t, dir)

@@ -213,9 +213,9 @@ func (e *engine) drop(j job) {
 
 // serve sends one request and books its end.
 func (e *engine) serve(j job) {
+	sent := e.since()
 	ctx, cancel := context.WithTimeout(e.sending, e.c.Drain)
 	defer cancel()
-	sent := e.since()
 	err := j.req.Send(ctx)
 	done := e.since()
 	var reply Reply

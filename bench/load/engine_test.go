@@ -74,20 +74,25 @@ func TestCalmRunIsExact(t *testing.T) {
 		if want := (Ledger{Offered: 100, Answered: 100, Accepted: 100}); r.WarmUpLedger != want {
 			t.Errorf("warm-up %+v; want %+v", r.WarmUpLedger, want)
 		}
-		if len(seen) != 300 || seen[99].Window || !seen[100].Window {
-			t.Errorf("%d outcomes, 99: %+v, 100: %+v", len(seen), seen[99], seen[100])
-		}
-		for _, o := range seen {
-			if o.Due != time.Duration(o.Index)*10*time.Millisecond || o.Done-o.Due != 20*time.Millisecond {
-				t.Fatalf("outcome %+v; want due every 10ms and done 20ms later", o)
-			}
-		}
+		checkOutcomes(t, seen)
 		if r.LateShare != 0 || r.Aborted != "" || r.Wall != 3010*time.Millisecond {
 			t.Errorf("late share %v, aborted %q, wall %v; want 0, none, 3.01s", r.LateShare, r.Aborted, r.Wall)
 		}
 		checkClasses(t, r)
 		checkSeconds(t, r, 20)
 	})
+}
+
+func checkOutcomes(t *testing.T, seen []Outcome) {
+	t.Helper()
+	if len(seen) != 300 || seen[99].Window || !seen[100].Window {
+		t.Fatalf("%d outcomes; want 300, the first 100 of the warm-up", len(seen))
+	}
+	for _, o := range seen {
+		if o.Due != time.Duration(o.Index)*10*time.Millisecond || o.Done-o.Due != 20*time.Millisecond {
+			t.Fatalf("outcome %+v; want due every 10ms and done 20ms later", o)
+		}
+	}
 }
 
 func checkClasses(t *testing.T, r Result) {
@@ -120,13 +125,7 @@ func checkSeconds(t *testing.T, r Result, ms float64) {
 func TestOverloadFillsTheBacklogAndDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ev, seen := offer(t, virtual(150), sleepy(100*time.Millisecond))
-		l := ev.Result.Ledger
-		if err := l.Check(); err != nil {
-			t.Error(err)
-		}
-		if l.Offered != 300 || l.Dropped < 90 || l.Dropped > 110 || l.Answered != 300-l.Dropped || l.Lost+l.InFlight != 0 {
-			t.Errorf("ledger %+v; want 300 offered and about 100 dropped", l)
-		}
+		checkOverloaded(t, ev.Result.Ledger)
 		c := ev.Result.Classes[All]
 		if math.Abs(c.Service.Max-100) > 0.2 || c.Latency.P50 < 130 || c.Latency.Max > 170 || c.Lag.P50 < 30 {
 			t.Errorf("all = %+v; want service 100 ms, and up to 60 ms more from due", c)
@@ -138,6 +137,16 @@ func TestOverloadFillsTheBacklogAndDrops(t *testing.T) {
 			t.Errorf("%d outcomes; want one for each of 450", len(seen))
 		}
 	})
+}
+
+func checkOverloaded(t *testing.T, l Ledger) {
+	t.Helper()
+	if err := l.Check(); err != nil {
+		t.Error(err)
+	}
+	if l.Offered != 300 || l.Dropped < 90 || l.Dropped > 110 || l.Answered != 300-l.Dropped || l.Lost+l.InFlight != 0 {
+		t.Errorf("ledger %+v; want 300 offered and about 100 dropped", l)
+	}
 }
 
 // The server freezes for 1.4 s. Service time hides it, since few requests were

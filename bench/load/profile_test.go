@@ -108,7 +108,11 @@ func TestEnvironmentOverridesProfile(t *testing.T) {
 	if same, err := p.WithEnv(env(map[string]string{"PLUMBLINE_RATE": ""})); err != nil || same.Rate != 10 {
 		t.Errorf("WithEnv of nothing = %+v, %v; want no change", same, err)
 	}
-	_, err = p.WithEnv(env(map[string]string{"PLUMBLINE_RATE": "fast", "PLUMBLINE_WINDOW": "-1s", "PLUMBLINE_WARMUP": "5"}))
+}
+
+func TestEnvironmentMistakesAreNamed(t *testing.T) {
+	bad := map[string]string{"PLUMBLINE_RATE": "fast", "PLUMBLINE_WINDOW": "-1s", "PLUMBLINE_WARMUP": "5"}
+	_, err := Profile{}.WithEnv(func(k string) (string, bool) { return bad[k], true })
 	for _, name := range []string{"PLUMBLINE_RATE", "PLUMBLINE_WINDOW", "PLUMBLINE_WARMUP"} {
 		if err == nil || !strings.Contains(err.Error(), name+":") {
 			t.Errorf("WithEnv = %v; want it to name %s", err, name)

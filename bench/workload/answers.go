@@ -135,23 +135,22 @@ func isUUID4(s string) bool {
 // isQueueMap says whether v has exactly the TagQuery nodes of the DAG, each
 // with its queues.
 func isQueueMap(v json.RawMessage, queries []string) bool {
-	var m map[string][]struct {
-		Queue  *string `json:"queue"`
-		Global *bool   `json:"global"`
-	}
+	var m map[string][]queueRef
 	if json.Unmarshal(v, &m) != nil || m == nil || len(m) != len(queries) {
 		return false
 	}
 	for _, id := range queries {
-		queues, ok := m[id]
-		if !ok || queues == nil {
+		if queues, ok := m[id]; !ok || queues == nil || slices.ContainsFunc(queues, queueRef.incomplete) {
 			return false
-		}
-		for _, q := range queues {
-			if q.Queue == nil || *q.Queue == "" || q.Global == nil {
-				return false
-			}
 		}
 	}
 	return true
 }
+
+// queueRef is one queue of a queue map; both members must be there.
+type queueRef struct {
+	Queue  *string `json:"queue"`
+	Global *bool   `json:"global"`
+}
+
+func (q queueRef) incomplete() bool { return q.Queue == nil || *q.Queue == "" || q.Global == nil }
