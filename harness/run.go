@@ -1,0 +1,296 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"time"
+
+	"qmtl.internal/plumbline/harness/audit"
+	"qmtl.internal/plumbline/harness/backend"
+	"qmtl.internal/plumbline/harness/complexity"
+	"qmtl.internal/plumbline/harness/record"
+	"qmtl.internal/plumbline/harness/scenario"
+	"qmtl.internal/plumbline/harness/sut"
+	"qmtl.internal/plumbline/harness/verdict"
+)
+
+const (
+	// stopWithin bounds the stop of everything a stage started.
+	stopWithin = 30 * time.Second
+)
+
+// commitLog is the topic of the commit log, before the prefix of the backends.
+const commitLog = "gateway.ingest"
+
+// execution is one run under way.
+type execution struct {
+	*checked
+	dir record.Dir
+	run *record.Run
+
+	set      *backend.Set
+	provider backend.Provider
+}
+
+// Run carries out the plan and returns the record, which is also written to
+// <artifacts>/<id>/run.json; latest then points there. An error of the plan
+// itself has ErrUsage in its chain and leaves nothing behind. Any other error is
+// also noted in the record, which is then partial and holds what was gathered
+// before. Everything that was started has ended when Run returns, however it
+// ends.
+func Run(ctx context.Context, p Plan) (*record.Run, error) {
+	c, err := p.check()
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	id := record.NewID(began, strconv.FormatUint(rand.Uint64N(1<<20), 36))
+	dir, err := record.Create(c.Artifacts, id)
+	if err != nil {
+		return nil, err
+	}
+	x := &execution{checked: c, dir: dir, run: &record.Run{
+		ID: id, Started: began.UTC().Round(0), Plan: c.recorded(), Absent: map[string]string{},
+		Commit: revision(ctx, c.Source), SUT: record.SUT{Name: c.SUT},
+	}}
+	err = x.stagesInOrder(ctx)
+	return x.run, errors.Join(err, x.close())
+}
+
+// Dir is the directory of a run below an artifacts folder.
+func Dir(artifacts, id string) record.Dir { return record.Dir{Root: artifacts, ID: id} }
+
+// stagesInOrder runs what was asked for. A stage that breaks ends those that
+// need a SUT; complexity needs none.
+func (x *execution) stagesInOrder(ctx context.Context) error {
+	err := x.live(ctx)
+	if err != nil {
+		x.missed(err)
+	}
+	if ctx.Err() == nil && x.asked(verdict.StageComplexity) {
+		err = errors.Join(err, x.measureComplexity(ctx))
+	}
+	keepPartial(x.run, err)
+	return err
+}
+
+// missed gives the reason for the parts that a broken stage leaves out.
+func (x *execution) missed(err error) {
+	if x.asked(verdict.StageLoad) && x.run.Load == nil {
+		x.run.Absent["load"] = err.Error()
+	}
+	if x.asked(verdict.StageLoad) && x.run.Audit == nil {
+		x.run.Absent["audit"] = err.Error()
+	}
+	if x.asked(verdict.StageContract) && len(x.run.Contract) == 0 {
+		x.run.Absent["contract"] = err.Error()
+	}
+}
+
+// live runs the stages that need backends and a SUT.
+func (x *execution) live(ctx context.Context) (err error) {
+	if !x.asked(verdict.StageContract) && !x.asked(verdict.StageLoad) {
+		x.run.Env = record.Machine("none")
+		return nil
+	}
+	if err := x.choose(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, x.closeBackends(ctx)) }()
+	if x.asked(verdict.StageContract) {
+		if err := x.contractStage(ctx); err != nil {
+			return err
+		}
+	}
+	if x.asked(verdict.StageLoad) {
+		return x.loadStage(ctx)
+	}
+	return nil
+}
+
+// choose picks the kind of backends and notes the environment.
+func (x *execution) choose(ctx context.Context) error {
+	p, kind, reason, err := backend.Choose(ctx, x.Provider, x.Backends)
+	if err != nil {
+		x.run.Env = record.Machine("none")
+		return err
+	}
+	x.provider = p
+	x.run.Provider = record.Provider{Kind: kind, Reason: reason}
+	x.run.Env = record.Machine(kind)
+	x.Progress(Event{Stage: "backends", Text: kind + ": " + reason})
+	return nil
+}
+
+// openBackends starts backends, or keeps those that hold for the whole run.
+func (x *execution) openBackends(ctx context.Context) error {
+	if x.set != nil {
+		return nil
+	}
+	set, err := x.provider.Start(ctx, backend.Options{RunID: x.run.ID, LogDir: x.dir.Path("logs"), Log: x.Log})
+	if err != nil {
+		return fmt.Errorf("backends: %w", err)
+	}
+	x.set, x.run.Provider.Versions = set, set.Versions
+	return nil
+}
+
+func (x *execution) closeBackends(ctx context.Context) error {
+	if x.set == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	err := x.set.Close(ctx)
+	x.set = nil
+	if err != nil {
+		return fmt.Errorf("backends: %w", err)
+	}
+	return nil
+}
+
+// withSUT starts a SUT, calls use with a context that ends when the SUT dies,
+// and stops it. Embedded backends are fresh each time, since a SUT that keeps
+// its graph in memory forgets what the last one stored.
+func (x *execution) withSUT(ctx context.Context, logs string, heapCap int64, use func(context.Context, *sut.Instance) error) (err error) {
+	if err := x.openBackends(ctx); err != nil {
+		return err
+	}
+	if x.set.Kind == backend.KindEmbedded {
+		defer func() { err = errors.Join(err, x.closeBackends(ctx)) }()
+	}
+	x.Progress(Event{Stage: "sut", Text: "starting " + x.SUT})
+	in, err := x.startSUT(ctx, logs, heapCap)
+	if err != nil {
+		return fmt.Errorf("sut: %w", err)
+	}
+	alive, die := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-in.Dead():
+			die(in.Err())
+		case <-alive.Done():
+		}
+	}()
+	err = use(alive, in)
+	if in.Err() != nil {
+		err = in.Err() // whatever else went wrong follows from it
+	}
+	die(nil)
+	<-watched
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	stopped := in.Stop(stopping)
+	x.note(in.Record())
+	return errors.Join(err, stopped)
+}
+
+func (x *execution) startSUT(ctx context.Context, logs string, heapCap int64) (*sut.Instance, error) {
+	if x.attached() {
+		a := x.Attach
+		a.Tamper, a.Seed, a.Log, a.Kafka, a.CommitLogTopic = x.tamper, x.Seed, x.Log, x.set.Kafka, x.set.Topic(commitLog)
+		return sut.Attach(ctx, x.SUT, a)
+	}
+	return sut.Start(ctx, x.descriptor, sut.Options{
+		Backends: x.set, BinDir: x.Bin, LogDir: x.dir.Path("logs", logs), RunID: x.run.ID,
+		HeapCap: heapCap, Tamper: x.tamper, Seed: x.Seed, Log: x.Log,
+	})
+}
+
+// note keeps how the processes ended. Deaths of an earlier stage stay.
+func (x *execution) note(s record.SUT) {
+	for _, p := range x.run.SUT.Processes {
+		if p.Died != "" {
+			s.Processes = append(s.Processes, p)
+		}
+	}
+	x.run.SUT = s
+}
+
+// contractStage runs the scenarios.
+func (x *execution) contractStage(ctx context.Context) error {
+	if x.empty != nil {
+		return x.empty
+	}
+	return x.withSUT(ctx, "contract", 0, func(ctx context.Context, in *sut.Instance) error {
+		x.Progress(Event{Stage: "contract", Text: fmt.Sprintf("%d scenarios", len(x.scenarios))})
+		at := in.Endpoints()
+		x.run.Contract = scenario.Run(ctx, scenario.Env{
+			Gateway: at.Gateway, DagManager: at.DagManager, DagManagerHTTP: at.DagManagerHTTP,
+			Kafka: x.set.Kafka, Redis: x.set.Redis, Provider: x.set.Kind, RunID: x.run.ID, Seed: x.Seed,
+			CommitLogTopic: x.set.Topic(commitLog), Log: x.Log,
+		}, x.scenarios)
+		return context.Cause(ctx)
+	})
+}
+
+// loadStage offers the load and audits what became of it.
+func (x *execution) loadStage(ctx context.Context) error {
+	return x.withSUT(ctx, "load", x.heapCap, func(ctx context.Context, in *sut.Instance) error {
+		world := audit.World{Kafka: x.set.Kafka, Redis: x.set.Redis, CommitLog: x.set.Topic(commitLog)}
+		before, err := audit.Look(ctx, world)
+		if err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+		if err := x.offerWatched(ctx, in); err != nil {
+			return err
+		}
+		x.Progress(Event{Stage: "audit", Text: "comparing what was acknowledged with what is stored"})
+		return x.audit(ctx, world, before)
+	})
+}
+
+// offerWatched offers the load while the probes look at the SUT.
+func (x *execution) offerWatched(ctx context.Context, in *sut.Instance) error {
+	stop := x.watch(ctx, in)
+	result, err := x.offer(ctx, in.Endpoints().Gateway)
+	series, probed := stop()
+	x.run.Load, x.run.Series = result, series
+	if probed != nil {
+		x.run.Notes = append(x.run.Notes, "probes: "+probed.Error())
+	}
+	return err
+}
+
+func (x *execution) audit(ctx context.Context, w audit.World, before audit.Snapshot) error {
+	f, err := x.openOutcomes()
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	defer f.Close()
+	x.run.Audit, err = audit.Run(ctx, w, before, f)
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	return nil
+}
+
+// measureComplexity measures every function of the source tree.
+func (x *execution) measureComplexity(ctx context.Context) error {
+	x.Progress(Event{Stage: "complexity", Text: x.Source})
+	funcs, err := complexity.Go(ctx, os.DirFS(x.Source))
+	var unparsed complexity.FileErrors
+	if err != nil && !errors.As(err, &unparsed) {
+		x.run.Absent["complexity"] = err.Error()
+		return fmt.Errorf("complexity: %w", err)
+	}
+	x.run.Complexity = &record.Complexity{Limit: x.Limit, Funcs: funcs, Unparsed: unparsed.Findings()}
+	return nil
+}
+
+// close finishes the record and writes it.
+func (x *execution) close() error {
+	x.run.Ended = time.Now().UTC()
+	record.SetDerived(x.run)
+	x.Progress(Event{Stage: "record", Text: x.dir.Path()})
+	if err := x.dir.WriteRun(x.run); err != nil {
+		return err
+	}
+	return x.dir.PointLatest()
+}
