@@ -36,9 +36,11 @@ const recordOverhead = 512
 // Fits says whether a value can be written at all.
 func (c *CommitLog) Fits(value []byte) bool { return len(value)+recordOverhead <= c.maxBytes }
 
+// errUnsettled: the producer still has the record, which may yet arrive.
+var errUnsettled = errors.New("not acknowledged in time")
+
 // Publish writes value for a strategy and returns when it is stored. The error
-// wraps ErrCommitLog; a record that was already on its way when the limit
-// passed may still arrive.
+// wraps ErrCommitLog; with errUnsettled value still belongs to the producer.
 func (c *CommitLog) Publish(ctx context.Context, strategyID string, value []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
@@ -53,7 +55,7 @@ func (c *CommitLog) Publish(ctx context.Context, strategyID string, value []byte
 	case err := <-done:
 		return c.explain(err, len(value))
 	case <-ctx.Done():
-		return c.explain(ctx.Err(), len(value))
+		return c.explain(fmt.Errorf("%w: %w", errUnsettled, context.Cause(ctx)), len(value))
 	}
 }
 
@@ -75,10 +77,9 @@ func (c *CommitLog) explain(err error, size int) error {
 type entry struct {
 	ID          string
 	Hash        string
-	Stored      []byte // JSON text of the stored DAG
-	Base64      string // the same, as Redis has it
-	CRC32       string // as sent
-	Sentinel    bool   // the stored DAG has a version sentinel
+	DAG         pyjson.Value // as stored
+	CRC32       string       // as sent
+	Sentinel    bool         // the stored DAG has a version sentinel
 	Context     pyjson.Value
 	Worlds      []string
 	Meta        pyjson.Value
@@ -91,15 +92,21 @@ const commitEvent = "gateway.ingest"
 
 // appendRecord writes the record's value: a JSON array of type, epoch
 // milliseconds, id and payload, spaced and in ASCII as the original writes it.
-func appendRecord(dst []byte, e *entry) []byte {
+// It also gives the part of it that is the base64 of the stored DAG.
+func appendRecord(dst []byte, e *entry) (record, dag64 []byte) {
 	const style = pyjson.Spaced | pyjson.ASCII
 	dst = append(dst, `["`+commitEvent+`", `...)
 	dst = strconv.AppendInt(dst, e.At.UnixMilli(), 10)
 	dst = append(dst, `, "`+e.ID+`", {"event": "`+commitEvent+`", "version": 1, "strategy_id": "`+e.ID+
 		`", "dag_hash": "`+e.Hash+`", "dag": `...)
-	dst = append(dst, e.Stored...)
-	dst = append(dst, `, "dag_base64": "`+e.Base64+`", "node_ids_crc32": `+e.CRC32+
-		`, "insert_sentinel": `...)
+	from := len(dst)
+	dst = pyjson.Append(dst, e.DAG, style)
+	to := len(dst)
+	dst = append(dst, `, "dag_base64": "`...)
+	from64 := len(dst)
+	dst = base64.StdEncoding.AppendEncode(dst, dst[from:to])
+	to64 := len(dst)
+	dst = append(dst, `", "node_ids_crc32": `+e.CRC32+`, "insert_sentinel": `...)
 	dst = strconv.AppendBool(dst, e.Sentinel)
 	dst = append(dst, `, "compute_context": `...)
 	dst = pyjson.Append(dst, e.Context, style)
@@ -112,10 +119,6 @@ func appendRecord(dst []byte, e *entry) []byte {
 		dst = append(dst, `, "meta": `...)
 		dst = pyjson.Append(dst, e.Meta, style)
 	}
-	return append(dst, "}]"...)
-}
-
-// recordSize is about what appendRecord will need.
-func recordSize(e *entry) int {
-	return len(e.Stored) + base64.StdEncoding.EncodedLen(len(e.Stored)) + 2<<10
+	dst = append(dst, "}]"...)
+	return dst, dst[from64:to64]
 }

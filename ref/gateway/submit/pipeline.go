@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,6 +59,27 @@ type Pipeline struct {
 	NoSentinel bool // store the DAG without a version sentinel
 	Log        *slog.Logger
 	Now        func() time.Time
+
+	buffers buffers
+}
+
+// buffers lends the memory of commit-log records.
+type buffers struct{ pool sync.Pool }
+
+// largestKept is the capacity up to which a buffer is worth keeping.
+const largestKept = 256 << 10
+
+func (b *buffers) get() *[]byte {
+	if buf, ok := b.pool.Get().(*[]byte); ok {
+		return buf
+	}
+	return new(make([]byte, 0, 32<<10))
+}
+
+func (b *buffers) put(buf *[]byte) {
+	if buf != nil && cap(*buf) <= largestKept {
+		b.pool.Put(buf)
+	}
 }
 
 // stage is one step of a submission. Its name is in errors and metrics.
@@ -79,7 +101,7 @@ type submission struct {
 	context dag.ComputeContext
 
 	claim  Registration // sealed
-	record []byte       // sealed: value of the commit-log record
+	record *[]byte      // sealed: value of the commit-log record, on loan
 	undo   []func(context.Context) error
 
 	ack Ack
@@ -91,6 +113,18 @@ type submission struct {
 // finished even when ctx ends: its client will ask again and find it.
 func (p *Pipeline) Submit(ctx context.Context, req *Request) (*Ack, error) {
 	s := &submission{req: req, begun: p.Now()}
+	err := p.submit(ctx, s)
+	if !errors.Is(err, errUnsettled) {
+		p.buffers.put(s.record)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.Metrics.latency.add(p.Now().Sub(s.begun))
+	return &s.ack, nil
+}
+
+func (p *Pipeline) submit(ctx context.Context, s *submission) error {
 	err := p.run(ctx, s, []stage{
 		{"normalise", p.normalise},
 		{"context", p.context},
@@ -98,20 +132,15 @@ func (p *Pipeline) Submit(ctx context.Context, req *Request) (*Ack, error) {
 		{"register", p.register},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.Limits.Total)
 	defer cancel()
-	err = p.run(ctx, s, []stage{
+	return p.run(ctx, s, []stage{
 		{"commitlog", p.publish},
 		{"diff", p.diff},
 		{"confirm", p.confirm},
 	})
-	if err != nil {
-		return nil, err
-	}
-	p.Metrics.latency.add(p.Now().Sub(s.begun))
-	return &s.ack, nil
 }
 
 // DryRun checks a submission and asks what it would be bound to. Nothing is

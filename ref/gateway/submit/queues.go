@@ -14,43 +14,50 @@ import (
 )
 
 // QueueMap is the queue_map of an answer: queues by node, in the order in which
-// the nodes first appeared.
-type QueueMap []NodeQueues
-
-// NodeQueues are the queues of one node, each name once.
-type NodeQueues struct {
-	NodeID string
-	Queues []contract.QueueRef
+// the nodes first appeared. The zero value is empty.
+type QueueMap struct {
+	nodes []nodeQueues
+	place map[string]int // of a node in nodes
 }
 
-// at gives the entry of a node, a new one when there is none.
-func (q *QueueMap) at(nodeID string) *NodeQueues {
-	for i := range *q {
-		if (*q)[i].NodeID == nodeID {
-			return &(*q)[i]
+// nodeQueues are the queues of one node, each name once.
+type nodeQueues struct {
+	id     string
+	queues []contract.QueueRef
+}
+
+// at gives the entry of a node, a new one when there is none. It is valid until
+// the next call.
+func (q *QueueMap) at(nodeID string) *nodeQueues {
+	i, ok := q.place[nodeID]
+	if !ok {
+		if q.place == nil {
+			q.place = map[string]int{}
 		}
+		i = len(q.nodes)
+		q.place[nodeID] = i
+		q.nodes = append(q.nodes, nodeQueues{id: nodeID})
 	}
-	*q = append(*q, NodeQueues{NodeID: nodeID})
-	return &(*q)[len(*q)-1]
+	return &q.nodes[i]
 }
 
 // add appends queues whose name is not there yet.
-func (n *NodeQueues) add(queues ...contract.QueueRef) {
+func (n *nodeQueues) add(queues ...contract.QueueRef) {
 	for _, q := range queues {
-		if !slices.ContainsFunc(n.Queues, func(have contract.QueueRef) bool { return have.Queue == q.Queue }) {
-			n.Queues = append(n.Queues, q)
+		if !slices.ContainsFunc(n.queues, func(have contract.QueueRef) bool { return have.Queue == q.Queue }) {
+			n.queues = append(n.queues, q)
 		}
 	}
 }
 
 func (q QueueMap) appendJSON(dst []byte) []byte {
 	dst = append(dst, '{')
-	for i, n := range q {
+	for i, n := range q.nodes {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(pyjson.Append(dst, pyjson.OfString(n.NodeID), pyjson.Compact), ':')
-		dst = AppendQueues(dst, n.Queues)
+		dst = append(pyjson.Append(dst, pyjson.OfString(n.id), pyjson.Compact), ':')
+		dst = AppendQueues(dst, n.queues)
 	}
 	return append(dst, '}')
 }
@@ -80,36 +87,42 @@ const maxLookups = 16
 // and within limit (gateway.md 2.10). A failed lookup contributes nothing; its
 // node is there all the same.
 func resolve(ctx context.Context, limit time.Duration, nodes []pyjson.Value, worlds []string, domain string, ask lookup) QueueMap {
-	type found struct {
-		node   string
-		queues []contract.QueueRef
+	var asked []*found
+	for _, n := range nodes {
+		if q, ok := query(n); ok {
+			id, _ := n.Member("node_id").Str()
+			for _, world := range worlds {
+				asked = append(asked, &found{node: id, query: q, world: world})
+			}
+		}
+	}
+	var all QueueMap
+	if asked == nil {
+		return all
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var group errgroup.Group
 	group.SetLimit(maxLookups)
-	var results []*found
-	for _, n := range nodes {
-		q, ok := query(n)
-		if !ok {
-			continue
-		}
-		id, _ := n.Member("node_id").Str()
-		for _, world := range worlds {
-			f := &found{node: id}
-			results = append(results, f)
-			group.Go(func() error {
-				f.queues, _ = ask(ctx, q, world, domain) // no answer is an empty one
-				return nil
-			})
-		}
+	for _, f := range asked {
+		group.Go(func() error {
+			f.queues, _ = ask(ctx, f.query, f.world, domain) // no answer is an empty one
+			return nil
+		})
 	}
 	_ = group.Wait() // the lookups give no errors
-	var all QueueMap
-	for _, f := range results {
+	for _, f := range asked {
 		all.at(f.node).add(f.queues...)
 	}
 	return all
+}
+
+// found is one lookup and its answer.
+type found struct {
+	node   string
+	query  contract.TagQuery
+	world  string
+	queues []contract.QueueRef
 }
 
 // query gives the tag query of a node that can be looked up.

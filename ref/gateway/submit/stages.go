@@ -2,10 +2,10 @@ package submit
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sync/errgroup"
 
@@ -59,12 +59,12 @@ func (p *Pipeline) seal(_ context.Context, s *submission) (err error) {
 	if err != nil {
 		return err
 	}
-	s.claim.Hash, s.claim.DAG = e.Hash, e.Base64
-	if p.CommitLog == nil {
-		return nil
-	}
-	s.record = appendRecord(make([]byte, 0, recordSize(e)), e)
-	if !p.CommitLog.Fits(s.record) {
+	s.record = p.buffers.get()
+	var dag64 []byte
+	*s.record, dag64 = appendRecord((*s.record)[:0], e)
+	s.claim.Hash = e.Hash
+	s.claim.DAG = unsafe.String(unsafe.SliceData(dag64), len(dag64)) // lives as long as the record
+	if p.CommitLog != nil && !p.CommitLog.Fits(*s.record) {
 		return TooLarge("the commit-log record of this DAG", int64(p.CommitLog.maxBytes))
 	}
 	return nil
@@ -72,19 +72,6 @@ func (p *Pipeline) seal(_ context.Context, s *submission) (err error) {
 
 // entry gathers what the commit log says of a submission taken in at now.
 func (p *Pipeline) entry(s *submission, now time.Time) (*entry, error) {
-	stored, err := p.stored(s)
-	if err != nil {
-		return nil, err
-	}
-	return &entry{
-		ID: s.claim.ID, Hash: contract.DAGHash(s.dag), Stored: stored, Base64: base64.StdEncoding.EncodeToString(stored),
-		CRC32: s.req.CRC32, Sentinel: !p.NoSentinel, Context: s.context.Value(), Worlds: s.worlds, Meta: s.req.Meta,
-		At: now, SubmittedAt: now,
-	}, nil
-}
-
-// stored gives the text of the DAG as it is kept.
-func (p *Pipeline) stored(s *submission) ([]byte, error) {
 	keep := s.dag
 	if !p.NoSentinel {
 		var err error
@@ -93,7 +80,10 @@ func (p *Pipeline) stored(s *submission) ([]byte, error) {
 			return nil, schemaInvalid(err.Error(), pyjson.OfString("nodes"))
 		}
 	}
-	return contract.StoredJSON(keep), nil
+	return &entry{
+		ID: s.claim.ID, Hash: contract.DAGHash(s.dag), DAG: keep, CRC32: s.req.CRC32, Sentinel: !p.NoSentinel,
+		Context: s.context.Value(), Worlds: s.worlds, Meta: s.req.Meta, At: now, SubmittedAt: now,
+	}, nil
 }
 
 // register claims the DAG. Somebody else's claim that is settled is a
@@ -129,7 +119,7 @@ func (p *Pipeline) publish(ctx context.Context, s *submission) error {
 	if p.CommitLog == nil {
 		return nil
 	}
-	return p.CommitLog.Publish(ctx, s.claim.ID, s.record)
+	return p.CommitLog.Publish(ctx, s.claim.ID, *s.record)
 }
 
 // diff lets the DAG Manager register the nodes and looks up tag queries, both

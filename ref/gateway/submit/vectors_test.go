@@ -1,6 +1,7 @@
 package submit
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -136,8 +137,12 @@ func TestCommitLogVectors(t *testing.T) {
 		}
 		record := out.Member("records").Elems()[0]
 		e := recordOf(t, in)
-		if got, want := string(appendRecord(nil, e)), textOf(record, "value"); got != want {
+		got, dag64 := appendRecord(nil, e)
+		if want := textOf(record, "value"); string(got) != want {
 			t.Errorf("value %s\nwant  %s", got, want)
+		}
+		if !bytes.Contains(got, append([]byte(`"dag_base64": "`), dag64...)) || contract.StoredBase64(e.DAG) != string(dag64) {
+			t.Errorf("base64 of the stored DAG %s", dag64)
 		}
 		if got, want := base64.StdEncoding.EncodeToString([]byte(recordKey(e.ID))), textOf(record, "key_b64"); got != want {
 			t.Errorf("key %s, want %s", got, want)
