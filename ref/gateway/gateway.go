@@ -32,7 +32,7 @@ type Gateway struct {
 	pipeline *submit.Pipeline
 	monitor  *health.Monitor
 	metrics  prometheus.Gatherer
-	events   http.Handler // WebSocket upgrades of /ws; nil when there are none
+	events   http.Handler // WebSocket upgrades of /ws
 	maxBody  int64
 	bodies   *semaphore.Weighted // bytes of bodies that may be in memory at once
 	guard    bool                // the live guard is on, as /status says
@@ -55,7 +55,7 @@ func (g *Gateway) Handler() http.Handler {
 // not exist.
 func (g *Gateway) upgrades(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.events != nil && r.URL.Path == "/ws" && r.Header.Get("Upgrade") != "" {
+		if r.URL.Path == "/ws" && r.Header.Get("Upgrade") != "" {
 			g.events.ServeHTTP(w, r)
 			return
 		}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/coder/websocket"
+
 	"qmtl.internal/plumbline/scenarios/contract"
 )
 
@@ -259,5 +261,22 @@ func TestStatusAddsTheProcessToHealth(t *testing.T) {
 	}
 	if got, want := s.get("/health").body, health+`}`; got != want {
 		t.Errorf("health %s\nwant   %s", got, want)
+	}
+}
+
+func TestWebSocketIsOfferedToHandshakesOnly(t *testing.T) {
+	s := newStand(t)
+	if a := s.get("/ws"); a.status != http.StatusNotFound || a.body != `{"detail":"Not Found"}` {
+		t.Errorf("plain request: %d %s", a.status, a.body)
+	}
+	conn, resp, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(s.url, "http")+"/ws", nil)
+	if err != nil {
+		t.Fatalf("handshake: %v", err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Errorf("handshake answered %d", resp.StatusCode)
+	}
+	if err := conn.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Error(err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"qmtl.internal/plumbline/ref/gateway/health"
+	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/internal/service"
 )
@@ -41,6 +42,10 @@ func start(rt *service.Runtime, c *Config) error {
 	if err != nil {
 		return err
 	}
+	events, err := openHub(rt)
+	if err != nil {
+		return err
+	}
 	registry := submit.NewRegistry(rdb, c.PendingTTL)
 	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
 	limits := submit.DefaultLimits()
@@ -48,6 +53,7 @@ func start(rt *service.Runtime, c *Config) error {
 	g := &Gateway{
 		log:     rt.Log,
 		metrics: rt.Metrics,
+		events:  events,
 		maxBody: c.MaxBody,
 		bodies:  bodyRoom(c.MaxBody),
 		guard:   !c.AllowLive,
@@ -78,6 +84,16 @@ func twice(ask func(context.Context) (bool, error)) func(context.Context) (bool,
 			return ask(ctx)
 		}
 	}
+}
+
+// openHub makes the WebSocket hub; it ends its clients at the stop.
+func openHub(rt *service.Runtime) (*hub.Hub, error) {
+	h, err := hub.New(hub.Config{Log: rt.Log, Metrics: rt.Metrics})
+	if err != nil {
+		return nil, fmt.Errorf("hub: %w", err)
+	}
+	rt.OnStop("websocket clients", h.Close)
+	return h, nil
 }
 
 func openRedis(rt *service.Runtime, c *Config) *redis.Client {
