@@ -274,3 +274,21 @@ func FuzzResolveDomain(f *testing.F) {
 		}
 	})
 }
+
+func TestActivationAugmentVectors(t *testing.T) {
+	ran := 0
+	vectors.Run(t, "world_payload_augment", func(t *testing.T, v vectors.Vector) {
+		in := raw(t, v.Input)
+		if text(in, "op") != "activation" {
+			return // decisions and their cache belong to the WorldService proxy
+		}
+		ran++
+		got, _ := dag.AugmentActivation(in.Member("payload"))
+		if g, want := string(pyjson.Append(nil, got, pyjson.Spaced|pyjson.ASCII)), text(raw(t, v.Output), "json"); g != want {
+			t.Errorf("\n got %s\nwant %s", g, want)
+		}
+	})
+	if ran == 0 {
+		t.Error("no activation among the vectors")
+	}
+}

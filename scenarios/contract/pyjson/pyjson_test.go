@@ -182,6 +182,9 @@ func TestMembersAreFoundReplacedAndLeftOut(t *testing.T) {
 	if got := string(pyjson.AppendWithout(nil, v, pyjson.Compact, isSeed)); got != `{"a":{"b":[{}]}}` {
 		t.Errorf("got %s", got)
 	}
+	if got := string(pyjson.Append(nil, v.Without("a").Without("x"), pyjson.Compact)); got != `{"seed":3}` {
+		t.Errorf("got %s", got)
+	}
 	if _, ok := v.Get("b"); ok {
 		t.Error("found a member of a member")
 	}

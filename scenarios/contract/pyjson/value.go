@@ -189,6 +189,17 @@ func (v Value) With(key string, value Value) Value {
 	return Value{kind: Object, box: &box{members: append(members, Member{key, value})}}
 }
 
+// Without gives a copy of the object v that lacks key.
+func (v Value) Without(key string) Value {
+	var members []Member
+	for _, m := range v.Members() {
+		if m.Key != key {
+			members = append(members, m)
+		}
+	}
+	return Value{kind: Object, box: &box{members: members}}
+}
+
 // few is the number of members up to which comparing all pairs beats a map.
 const few = 16
 
