@@ -119,8 +119,8 @@ func (m *Memory) claim(c diff.Claim) (diff.Claimed, error) {
 	}
 	b := diff.Binding{
 		ComputeKey: strings.Clone(c.ComputeKey),
-		CodeHash:   strings.Clone(c.Node.CodeHash),
-		SchemaHash: strings.Clone(c.Node.SchemaHash),
+		CodeHash:   shared(c.Node.CodeHash, e.node.CodeHash),
+		SchemaHash: shared(c.Node.SchemaHash, e.node.SchemaHash),
 		Topic:      strings.Clone(topic),
 	}
 	m.change(e, func(n *diff.Node) { n.Bindings = append(slices.Clip(n.Bindings), b) })
@@ -508,6 +508,14 @@ func keep(n diff.Node) *diff.Node {
 	n.Tags, n.ComputeKeys = cloneAll(n.Tags), cloneAll(n.ComputeKeys)
 	n.Bindings = slices.Clone(n.Bindings)
 	return &n
+}
+
+// shared is s in the memory of kept when they are equal, else a copy.
+func shared(s, kept string) string {
+	if s == kept {
+		return kept
+	}
+	return strings.Clone(s)
 }
 
 func cloneAll(list []string) []string {
