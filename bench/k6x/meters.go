@@ -12,7 +12,7 @@ import (
 // meters are the k6 metrics of the module. They cover the window only; the
 // trends are tagged with the class of the request.
 type meters struct {
-	lag, service, latency *metrics.Metric // trends of time
+	lag, generator, service, latency *metrics.Metric // trends of time
 
 	offered, answered, dropped, lost, accepted, rejected, unexpected *metrics.Metric // counters
 }
@@ -27,7 +27,7 @@ func newMeters(r *metrics.Registry) (*meters, error) {
 	trend := func(name string) *metrics.Metric { return metric(name, metrics.Trend, metrics.Time) }
 	counter := func(name string) *metrics.Metric { return metric(name, metrics.Counter) }
 	m := &meters{
-		lag: trend("lag"), service: trend("service"), latency: trend("latency"),
+		lag: trend("lag"), generator: trend("generator_lag"), service: trend("service"), latency: trend("latency"),
 		offered: counter("offered"), answered: counter("answered"), dropped: counter("dropped"), lost: counter("lost"),
 		accepted: counter("accepted"), rejected: counter("rejected"), unexpected: counter("unexpected"),
 	}
@@ -96,6 +96,7 @@ func (f *feed) time(now time.Time, o load.Outcome) {
 		f.samples = append(f.samples, metrics.Sample{TimeSeries: metrics.TimeSeries{Metric: m, Tags: tags}, Time: now, Value: metrics.D(d)})
 	}
 	add(f.m.lag, o.Sent-o.Due)
+	add(f.m.generator, o.Sent-o.Due-o.Wait)
 	if o.Fate != load.Lost {
 		add(f.m.service, o.Done-o.Sent)
 		add(f.m.latency, o.Done-o.Due)

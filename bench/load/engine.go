@@ -126,9 +126,11 @@ type engine struct {
 
 // job is one request on its way.
 type job struct {
-	i   int64
-	due time.Duration
-	req Request
+	i      int64
+	due    time.Duration
+	req    Request
+	handed time.Duration // when it was given to the senders
+	waited bool          // none of them was free
 }
 
 func (e *engine) since() time.Duration { return time.Since(e.zero) }
@@ -141,7 +143,7 @@ func (e *engine) prepare(ctx context.Context, src Source) <-chan job {
 		defer close(jobs)
 		for i, ok := next(); ok; i, ok = next() {
 			select {
-			case jobs <- job{i, e.c.Schedule.Due(i), src.Request(i)}:
+			case jobs <- job{i: i, due: e.c.Schedule.Due(i), req: src.Request(i)}:
 			case <-ctx.Done():
 				return
 			}
@@ -166,6 +168,7 @@ func (e *engine) pace(ctx context.Context, jobs <-chan job) (cores float64) {
 				continue // cancelled: what is not due yet was never offered
 			}
 			e.rec.offered(j.due)
+			j.handed = e.since()
 			if !e.senders.give(j) {
 				e.drop(j)
 			}
@@ -226,6 +229,9 @@ func (e *engine) serve(j job) {
 	}
 	o := e.outcome(j, reply.Fate)
 	o.Sent, o.Done, o.Status, o.ID, o.Error = sent, done, reply.Status, reply.ID, reply.Why
+	if j.waited {
+		o.Wait = sent - j.handed
+	}
 	if err != nil {
 		o.Error = err.Error()
 	}

@@ -130,13 +130,36 @@ func TestOverloadFillsTheBacklogAndDrops(t *testing.T) {
 		if math.Abs(c.Service.Max-100) > 0.2 || c.Latency.P50 < 130 || c.Latency.Max > 170 || c.Lag.P50 < 30 {
 			t.Errorf("all = %+v; want service 100 ms, and up to 60 ms more from due", c)
 		}
-		if ev.Result.LateShare < 0.9 {
-			t.Errorf("late share %v; want nearly all", ev.Result.LateShare)
+		if r := ev.Result; r.LateShare != 0 || r.Generator.Max > 0.001 || r.Waited < 190 {
+			t.Errorf("late share %v, generator %+v, %d waited; want the wait on the SUT's account", r.LateShare, r.Generator, r.Waited)
 		}
 		if len(seen) != 450 {
 			t.Errorf("%d outcomes; want one for each of 450", len(seen))
 		}
 	})
+}
+
+// A source that cannot make bodies fast enough starves the generator: that is
+// its own lateness, whatever the SUT does.
+func TestStarvedGeneratorIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ev, _ := offer(t, virtual(100), slowSource{sleepy(time.Millisecond), 12 * time.Millisecond})
+		r := ev.Result
+		if r.LateShare < 0.9 || r.Generator.P99 < 300 || r.Waited != 0 || r.Ledger.Answered != 200 {
+			t.Errorf("late share %v, generator %+v, %d waited, ledger %+v; want a generator that falls behind", r.LateShare, r.Generator, r.Waited, r.Ledger)
+		}
+	})
+}
+
+// slowSource takes its time over every request.
+type slowSource struct {
+	scripted
+	takes time.Duration
+}
+
+func (s slowSource) Request(i int64) Request {
+	time.Sleep(s.takes)
+	return s.scripted.Request(i)
 }
 
 func checkOverloaded(t *testing.T, l Ledger) {

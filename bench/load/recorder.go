@@ -5,10 +5,12 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 const (
-	lateAfter  = time.Millisecond // a lag beyond counts as late
+	lateAfter  = time.Millisecond // a generator lag beyond counts as late
 	maxSamples = 20               // unexpected answers kept
 	maxBody    = 2048             // bytes kept of each
 )
@@ -23,7 +25,10 @@ type recorder struct {
 	warm       Ledger
 	timings    Timings
 	series     series
-	left, late int64
+	generator  *hdrhistogram.Histogram // lateness of the generator itself
+	left       int64
+	late       int64
+	waited     int64
 	unexpected map[string]int64
 	lostBy     map[string]int64
 	samples    []UnexpectedReply
@@ -32,7 +37,8 @@ type recorder struct {
 
 func newRecorder(warmUp time.Duration) *recorder {
 	return &recorder{warmUp: warmUp, timings: Timings{}, unexpected: map[string]int64{}, lostBy: map[string]int64{},
-		series: series{open: map[int64]*openSecond{}}}
+		generator: newHistogram(),
+		series:    series{open: map[int64]*openSecond{}}}
 }
 
 // offered books a request that came due.
@@ -75,12 +81,8 @@ func (r *recorder) ledger(due time.Duration) *Ledger {
 
 func (r *recorder) timed(o Outcome) {
 	t := r.timings.of(o.Class)
-	lag := o.Sent - o.Due
-	put(t.Lag, lag)
-	r.left++
-	if lag > lateAfter {
-		r.late++
-	}
+	put(t.Lag, o.Sent-o.Due)
+	r.own(o)
 	latency := time.Duration(-1)
 	if o.Fate != Lost {
 		latency = o.Done - o.Due
@@ -88,6 +90,19 @@ func (r *recorder) timed(o Outcome) {
 		put(t.Latency, latency)
 	}
 	r.series.settled(second(o.Due-r.warmUp), latency)
+}
+
+// own books the lateness that is the generator's own.
+func (r *recorder) own(o Outcome) {
+	lag := o.Sent - o.Due - o.Wait
+	put(r.generator, lag)
+	r.left++
+	if lag > lateAfter {
+		r.late++
+	}
+	if o.Wait > 0 {
+		r.waited++
+	}
 }
 
 func (r *recorder) explain(o Outcome, reply Reply) {
@@ -143,6 +158,7 @@ func (r *recorder) fill(res *Result) error {
 	res.Seconds = r.series.finish(r.warmUp)
 	res.Unexpected, res.LostBy, res.Samples = maps.Clone(r.unexpected), maps.Clone(r.lostBy), slices.Clone(r.samples)
 	res.Wall = r.last
+	res.Generator, res.Waited = quantiles(r.generator), r.waited
 	if r.left > 0 {
 		res.LateShare = float64(r.late) / float64(r.left)
 	}

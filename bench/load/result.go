@@ -55,25 +55,33 @@ type Result struct {
 	Backlog     int           `json:"backlog"` // due requests that may wait for a sender
 	Aborted     string        `json:"aborted,omitempty"`
 	PacerCPU    float64       `json:"pacer_cpu_cores"`
-	LateShare   float64       `json:"late_share"` // of the requests of the window that left: sent more than 1 ms after due
+	LateShare   float64       `json:"late_share"` // of the requests of the window that left: those with a generator lag over 1 ms
+	Waited      int64         `json:"waited"`     // requests of the window that left only after a wait for a free sender
 	Profile     string        `json:"profile,omitempty"`
 	Tag         string        `json:"tag,omitempty"` // of the workload's keys: <tag>-<seed>-<index>
 
-	Ledger       Ledger            `json:"ledger"` // of the window
-	WarmUpLedger Ledger            `json:"warm_up_ledger"`
-	Classes      map[string]Class  `json:"classes"`              // by request class; "all" is the union
-	Seconds      []Second          `json:"seconds"`              // one entry a second of the window
-	Curve        []CurvePoint      `json:"curve"`                // latency percentile curve of "all"
-	Unexpected   map[string]int64  `json:"unexpected,omitempty"` // count by "status code" or error class
-	LostBy       map[string]int64  `json:"lost_by,omitempty"`    // count of the lost by why no answer came
-	Samples      []UnexpectedReply `json:"unexpected_samples,omitempty"`
+	Ledger       Ledger           `json:"ledger"` // of the window
+	WarmUpLedger Ledger           `json:"warm_up_ledger"`
+	Classes      map[string]Class `json:"classes"` // by request class; "all" is the union
+	Seconds      []Second         `json:"seconds"` // one entry a second of the window
+	Curve        []CurvePoint     `json:"curve"`   // latency percentile curve of "all"
+
+	// Generator is the lateness that is the generator's own: Lag of "all"
+	// without the time for which requests waited because MaxInFlight were
+	// unanswered, for which the SUT is to blame. It tells a starved generator
+	// from a slow SUT.
+	Generator Quantiles `json:"generator_lag"`
+
+	Unexpected map[string]int64  `json:"unexpected,omitempty"` // count by "status code" or error class
+	LostBy     map[string]int64  `json:"lost_by,omitempty"`    // count of the lost by why no answer came
+	Samples    []UnexpectedReply `json:"unexpected_samples,omitempty"`
 }
 
 // Class is the timing of one class of requests in the window. N observations
 // stand behind each; a class without observations is absent.
 type Class struct {
 	N       int64     `json:"n"`
-	Lag     Quantiles `json:"lag"`     // sent − due: the generator's own lateness
+	Lag     Quantiles `json:"lag"`     // sent − due, the wait for a free sender included; see Result.Generator
 	Service Quantiles `json:"service"` // done − sent: for diagnosis only
 	Latency Quantiles `json:"latency"` // done − due: what is judged
 }
@@ -128,6 +136,7 @@ type Outcome struct {
 	ID     string        `json:"id,omitempty"` // strategy_id of the answer
 	Due    time.Duration `json:"due_ns"`
 	Sent   time.Duration `json:"sent_ns,omitempty"`
+	Wait   time.Duration `json:"wait_ns,omitempty"` // part of Sent − Due in which every sender was busy
 	Done   time.Duration `json:"done_ns,omitempty"`
 	Error  string        `json:"error,omitempty"`
 }

@@ -27,6 +27,7 @@ func (s *senders) give(j job) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy == s.limit {
+		j.waited = true
 		return s.queue.push(j)
 	}
 	s.busy++

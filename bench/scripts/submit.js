@@ -61,12 +61,12 @@ function text(metrics) {
   const count = (name) => (metrics[`plumbline_${name}`] ? metrics[`plumbline_${name}`].values.count : 0);
   const counts = ['offered', 'accepted', 'rejected', 'unexpected', 'lost', 'dropped'].map((n) => `${n} ${count(n)}`);
   const lines = [`${plan.name}: ${counts.join(', ')}`];
-  for (const name of ['latency', 'service', 'lag']) {
+  for (const name of ['latency', 'service', 'generator_lag']) {
     const m = metrics[`plumbline_${name}`];
     if (m) {
       const v = m.values;
       const at = (q) => v[q].toFixed(3);
-      lines.push(`  ${name.padEnd(8)} med ${at('med')}  p95 ${at('p(95)')}  p99 ${at('p(99)')}  p99.9 ${at('p(99.9)')}  max ${at('max')} ms`);
+      lines.push(`  ${name.padEnd(13)} med ${at('med')}  p95 ${at('p(95)')}  p99 ${at('p(99)')}  p99.9 ${at('p(99.9)')}  max ${at('max')} ms`);
     }
   }
   return lines.join('\n') + '\n';
