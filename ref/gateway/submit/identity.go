@@ -66,12 +66,8 @@ func (f *findings) node(i int, n pyjson.Value, m *Metrics) error {
 		return nil
 	}
 	f.ids = append(f.ids, id)
-	_, err := contract.SchemaCompatID(n)
-	var conflict *contract.SchemaConflict
-	if errors.As(err, &conflict) {
-		m.SchemaConflict.With(nodeType(n)).Inc()
-		f.conflicts = append(f.conflicts, contract.SchemaConflictAt{Index: i, NodeID: id, SchemaConflict: *conflict})
-		return nil
+	if _, err := contract.SchemaCompatID(n); err != nil {
+		return f.conflict(i, n, id, err, m)
 	}
 	missing, err := missingFields(n)
 	if err != nil {
@@ -82,6 +78,16 @@ func (f *findings) node(i int, n pyjson.Value, m *Metrics) error {
 		return nil
 	}
 	return f.compare(i, n, id, m)
+}
+
+func (f *findings) conflict(i int, n pyjson.Value, id string, err error, m *Metrics) error {
+	var conflict *contract.SchemaConflict
+	if !errors.As(err, &conflict) {
+		return err
+	}
+	m.SchemaConflict.With(nodeType(n)).Inc()
+	f.conflicts = append(f.conflicts, contract.SchemaConflictAt{Index: i, NodeID: id, SchemaConflict: *conflict})
+	return nil
 }
 
 func textOrEmpty(v pyjson.Value) string {

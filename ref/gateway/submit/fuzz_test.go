@@ -1,0 +1,79 @@
+package submit
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"qmtl.internal/plumbline/scenarios/contract"
+	"qmtl.internal/plumbline/scenarios/contract/pyjson"
+)
+
+// Whatever the body, the answer is either a submission that can be sealed or a
+// problem that can be said in JSON.
+func FuzzBody(f *testing.F) {
+	f.Add(sampleBody(f, 2))
+	for _, s := range []string{
+		``, `{}`, `[]`, `{"dag_json":"%%%","node_ids_crc32":0,"world_ids":["w"]}`,
+		`{"dag_json":"{\"schema_version\":\"v1\",\"nodes\":[{\"node_type\":\"TagQueryNode\",\"node_id\":\"x\",\"tags\":5}]}","node_ids_crc32":"1_0.0","world_ids":["w"]}`,
+		`{"dag_json":"{\"schema_version\":\"v1\",\"nodes\":\"abc\"}","node_ids_crc32":1e400,"world_ids":["\ud800"],"meta":{"a":NaN}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	p := newPipeline()
+	f.Fuzz(func(t *testing.T, body []byte) {
+		req, err := ParseRequest("application/json", body)
+		if err == nil {
+			s := &submission{req: req}
+			err = p.run(t.Context(), s, []stage{{"normalise", p.normalise}, {"context", p.context}, {"seal", p.seal}})
+		}
+		var problem *contract.Problem
+		switch {
+		case err == nil:
+		case !errors.As(err, &problem):
+			t.Fatalf("error %v", err)
+		default:
+			wantSayable(t, problem)
+		}
+	})
+}
+
+func wantSayable(t *testing.T, p *contract.Problem) {
+	t.Helper()
+	b := p.Body()
+	if _, err := pyjson.Parse(b); err != nil || !utf8.Valid(b) || p.Status < 400 || p.Status >= 500 {
+		t.Errorf("problem %d %q: %v", p.Status, b, err)
+	}
+}
+
+// Recorded with Python's base64.b64decode.
+func TestBase64IsLenientLikePython(t *testing.T) {
+	for sent, want := range map[string]string{
+		"YWJj": "abc", "YWI=": "ab", "YQ==": "a", "Y W\nJ\tj": "abc", "YWJj!!": "abc", "%Y%W%I%=": "ab", "YWI=YWI=": "ab",
+		"YQ=x=": "a\x0c", "=YWJj": "abc", "": "", "-_": "", "YQ==garbage": "a", "YWI=c": "ab",
+	} {
+		if got, ok := decodeBase64(sent); !ok || got != want {
+			t.Errorf("decodeBase64(%q) = %q, %v; want %q", sent, got, ok, want)
+		}
+	}
+	for _, sent := range []string{"YWJ", "Y", "YWI", "YQ=", "Y===", "YWJjé", "//57fQ=="} {
+		if got, ok := decodeBase64(sent); ok {
+			t.Errorf("decodeBase64(%q) = %q, want a failure", sent, got)
+		}
+	}
+}
+
+func TestLaxIntegers(t *testing.T) {
+	for sent, want := range map[string]string{
+		"0": "0", "-0": "0", "+5": "5", " 12 ": "12", "1_000": "1000", "007": "7", "-3": "-3", "12.0": "12", "12.": "12", "12.00": "12",
+		"123456789012345678901234567890": "123456789012345678901234567890",
+		"":                               "int_parsing", "x": "int_parsing", "0x1f": "int_parsing", "1__0": "int_parsing", "_1": "int_parsing", "1_": "int_parsing",
+		"1.5": "int_parsing", "+-1": "int_parsing", "1e3": "int_parsing", "٣": "int_parsing", strings.Repeat("9", 4301): "int_parsing_size",
+	} {
+		digits, errType := LaxIntText(sent)
+		if digits+errType != want {
+			t.Errorf("LaxIntText(%.40q) = %q, %q; want %q", sent, digits, errType, want)
+		}
+	}
+}
