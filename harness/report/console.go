@@ -114,7 +114,7 @@ const consoleDetails = 3
 
 func consoleCheck(c verdict.Check) []string {
 	line := fmt.Sprintf("  %s %s: %s", mark(c.Verdict), c.Name, c.Reason)
-	if at := place(c); at != "" && !strings.Contains(c.Reason, at) {
+	if at := newPlace(c); at != "" {
 		line += " (" + at + ")"
 	}
 	if c.Waived != "" {

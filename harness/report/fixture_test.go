@@ -133,7 +133,7 @@ func failing() *report.Input {
 			Summary: "3 lost; scenario GW-DUP-003 failed; Submitter.Submit has complexity 11",
 			Checks: []verdict.Check{
 				{Name: "measurement.ledger", Group: "measurement", Verdict: verdict.Pass, Reason: "the ledger balances"},
-				{Name: "measurement.lag", Group: "measurement", Verdict: verdict.Pass, Value: "0.041 ms", Limit: "1.00 ms", Reason: "the generator kept its schedule"},
+				{Name: "measurement.generator", Group: "measurement", Verdict: verdict.Pass, Value: "0.041 ms", Limit: "1.00 ms", Reason: "the generator kept its schedule"},
 				{Name: "contract.passed", Group: "contract", Verdict: verdict.Pass, Value: "31", Limit: "30", Reason: "31 of 33 scenarios passed, at least 30 must"},
 				{Name: "contract.failed", Group: "contract", Verdict: verdict.Fail, File: "scenarios/gateway/gw-dup-003.yaml", Line: 9,
 					Reason: "scenario GW-DUP-003 failed: step 2: status 202, want 409", Details: []string{"GW-DUP-003", "step 1 (submit): status: 202, want 409"}},

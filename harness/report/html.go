@@ -74,13 +74,14 @@ func page(w io.Writer, in *Input) error {
 
 func pageFuncs() template.FuncMap {
 	return template.FuncMap{
-		"mark": mark, "place": place, "rank": complexity.Rank, "ranks": ranks, "rankText": rankText,
+		"mark": mark, "newPlace": newPlace, "rank": complexity.Rank, "ranks": ranks, "rankText": rankText, "storyText": storyText,
 		"totalCells": totalCells, "changeWord": changeWord, "countLine": countLine, "orNone": orNone,
 		"figureValue": figureValue, "steps": stepLines, "count": func(n int64) string { return thousands(float64(n), 0) },
+		"whole":   func(n int) string { return thousands(float64(n), 0) },
 		"instant": instant, "span": span, "ms": func(v float64) string { return amount(v, record.Milliseconds) },
-		"bytes": func(n int64) string { return bytesText(float64(n)) }, "classes": classes, "reasonFor": reasonFor,
+		"classes": classes, "reasonFor": reasonFor,
 		"noteworthy": noteworthy, "class": func(v verdict.Verdict) string { return "v-" + v.String() },
-		"versions": versions, "rankClass": rankClass, "newDetails": newDetails,
+		"versions": versions, "rankClass": rankClass, "newDetails": newDetails, "sharedReason": sharedReason,
 	}
 }
 

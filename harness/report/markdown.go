@@ -108,7 +108,7 @@ func mdChecks(w io.Writer, v *view) {
 
 func mdCheck(w io.Writer, c verdict.Check) {
 	fmt.Fprintf(w, "- **%s** %s: %s", md(c.Verdict.String()), md(c.Name), md(c.Reason))
-	if at := place(c); at != "" && !strings.Contains(c.Reason, at) {
+	if at := newPlace(c); at != "" {
 		fmt.Fprintf(w, " (%s)", md(at))
 	}
 	if c.Waived != "" {
@@ -212,7 +212,7 @@ func mdStory(w io.Writer, s *complexity.Story) {
 	for _, r := range s.Rows {
 		cells := []string{r.Label, r.Name}
 		for _, f := range r.Funcs {
-			cells = append(cells, rankText(f))
+			cells = append(cells, storyText(f))
 		}
 		mdRow(w, cells...)
 	}
@@ -222,6 +222,14 @@ func mdStory(w io.Writer, s *complexity.Story) {
 		mdRow(w, append([]string{s.Revisions[i]}, totalCells(t)...)...)
 	}
 	fmt.Fprintln(w)
+}
+
+// storyText tells a function that is gone from one that was never there.
+func storyText(f *record.Func) string {
+	if f == nil {
+		return "gone"
+	}
+	return rankText(f)
 }
 
 func mdAll(ss []string) []string {

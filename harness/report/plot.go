@@ -32,9 +32,9 @@ type chart struct {
 }
 
 type legend struct {
-	Name string
-	Var  string // CSS variable of its colour
-	Dash bool
+	Name  string
+	Color int // of the palette
+	Dash  bool
 }
 
 // line is one curve of a chart.
@@ -84,7 +84,7 @@ func drawChart(title, note string, a axes, lines []line) chart {
 			curve.Dashes = []vg.Length{vg.Points(5), vg.Points(4)}
 		}
 		p.Add(curve)
-		c.Legend = append(c.Legend, legend{l.name, lineVariable(i), l.dash})
+		c.Legend = append(c.Legend, legend{l.name, i % palette, l.dash})
 	}
 	widen(p, a)
 	c.SVG = render(p)
@@ -126,7 +126,7 @@ func newPlot(a axes) *plot.Plot {
 	p.X.Label.Text, p.Y.Label.Text = a.x, a.y
 	for _, ax := range []*plot.Axis{&p.X, &p.Y} {
 		ax.Color, ax.Tick.Color, ax.Label.TextStyle.Color, ax.Tick.Label.Color = gridColor(), gridColor(), inkColor(), inkColor()
-		face := font.Font{Typeface: "Liberation", Variant: "Sans", Size: vg.Points(10)}
+		face := font.Font{Typeface: "Liberation", Variant: "Sans", Size: vg.Points(11)}
 		ax.Label.TextStyle.Font, ax.Tick.Label.Font = face, face
 		ax.Padding, ax.Tick.Marker = 0, numberTicks{}
 	}
@@ -151,17 +151,27 @@ func widen(p *plot.Plot, a axes) {
 	}
 }
 
-// numberTicks are gonum's, worded like the figures of the page.
+// numberTicks puts four to eight ticks at round numbers.
 type numberTicks struct{}
 
 func (numberTicks) Ticks(lo, hi float64) []plot.Tick {
-	ticks := plot.DefaultTicks{}.Ticks(lo, hi)
-	for i, k := range ticks {
-		if k.Label != "" {
-			ticks[i].Label = trimZeros(k.Value)
-		}
+	step := roundStep((hi - lo) / 7)
+	var ticks []plot.Tick
+	for i := math.Ceil(lo / step); i*step <= hi; i++ {
+		ticks = append(ticks, plot.Tick{Value: i * step, Label: trimZeros(i * step)})
 	}
 	return ticks
+}
+
+// roundStep is the least of 1, 2 and 5 times a power of ten that is at least v.
+func roundStep(v float64) float64 {
+	unit := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, f := range []float64{1, 2, 5} {
+		if f*unit >= v {
+			return f * unit
+		}
+	}
+	return 10 * unit
 }
 
 func trimZeros(v float64) string {
@@ -195,7 +205,7 @@ func paint(svg string) template.HTML {
 	body = regexp.MustCompile(`<!--.*?-->`).ReplaceAllString(body, "")
 	pairs := []string{"#010203", "var(--ink)", "#010204", "var(--grid)"}
 	for i := range palette {
-		pairs = append(pairs, fmt.Sprintf("#01030%d", i), "var("+lineVariable(i)+")")
+		pairs = append(pairs, fmt.Sprintf("#01030%d", i), fmt.Sprintf("var(--c%d)", i))
 	}
 	pairs = append(pairs, "font-family:Liberation Sans;", "", "font-variant:none;", "")
 	body = strings.NewReplacer(pairs...).Replace(body)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 
@@ -100,6 +101,9 @@ type sarifSuppression struct {
 	Reason string `json:"justification"`
 }
 
+// srcRoot is the name by which code hosts know the root of the repository.
+const srcRoot = "%SRCROOT%"
+
 // sarif writes every check that did not pass or was waived as a result, with
 // the place to blame where there is one. A function over the limit that no
 // check names is a warning of its own.
@@ -108,7 +112,7 @@ func sarif(w io.Writer, in *Input) error {
 	run := sarifRun{
 		Tool:       sarifTool{sarifDriver{Name: "plumbline", Rules: []sarifRule{}}},
 		Automation: sarifAutomation{ID: "plumbline/" + in.Judged.Run},
-		Bases:      map[string]any{"SRCROOT": map[string]any{"description": sarifText{"the root of the repository"}}},
+		Bases:      map[string]any{srcRoot: map[string]any{"description": sarifText{"the root of the repository"}}},
 		Results:    []sarifResult{}, ColumnKind: "utf16CodeUnits",
 	}
 	run.Invocations = []sarifInvocation{sarifInvoked(v)}
@@ -118,7 +122,7 @@ func sarif(w io.Writer, in *Input) error {
 			continue
 		}
 		named[place(c)] = true
-		run.add(c, functionAt(v.R, c))
+		run.add(pointed(c, in.Dir), functionAt(v.R, c))
 	}
 	for _, f := range overLimit(v.R) {
 		c := overCheck(f, v.R.Complexity.Limit)
@@ -130,6 +134,15 @@ func sarif(w io.Writer, in *Input) error {
 		Schema:  "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
 		Version: "2.1.0", Runs: []sarifRun{run},
 	})
+}
+
+// pointed gives a check without a place that of the record, since code hosts
+// refuse results that point nowhere. A folder outside the tree has no URI there.
+func pointed(c verdict.Check, dir string) verdict.Check {
+	if c.File == "" && dir != "" && !path.IsAbs(dir) {
+		c.File = strings.TrimRight(dir, "/") + "/" + record.RunFile
+	}
+	return c
 }
 
 func sarifInvoked(v *view) sarifInvocation {
@@ -213,7 +226,7 @@ func sarifMessage(c verdict.Check) string {
 }
 
 func location(c verdict.Check, f *record.Func) sarifLocation {
-	l := sarifLocation{Physical: sarifPhysical{Artifact: sarifArtifact{URI: (&url.URL{Path: strings.TrimLeft(c.File, "/")}).EscapedPath(), Base: "SRCROOT"}}}
+	l := sarifLocation{Physical: sarifPhysical{Artifact: sarifArtifact{URI: (&url.URL{Path: strings.TrimLeft(c.File, "/")}).String(), Base: srcRoot}}}
 	if c.Line > 0 {
 		l.Physical.Region = &sarifRegion{Start: c.Line}
 	}
@@ -226,7 +239,10 @@ func location(c verdict.Check, f *record.Func) sarifLocation {
 
 // fingerprint names a finding across runs: lines move, names and files less.
 func fingerprint(c verdict.Check, f *record.Func) string {
-	parts := []string{c.Name, c.File}
+	parts := []string{c.Name}
+	if path.Base(c.File) != record.RunFile { // whose folder is another each run
+		parts = append(parts, c.File)
+	}
 	if f != nil {
 		parts = append(parts, f.Name)
 	} else if len(c.Details) == 1 {

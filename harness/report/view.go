@@ -127,6 +127,14 @@ func place(c verdict.Check) string {
 	return fmt.Sprintf("%s:%d", c.File, c.Line)
 }
 
+// newPlace is place, unless the reason names it already.
+func newPlace(c verdict.Check) string {
+	if at := place(c); !strings.Contains(c.Reason, at) {
+		return at
+	}
+	return ""
+}
+
 type label struct{ metric, text string }
 
 type figureSpec struct {
@@ -194,7 +202,7 @@ func (v *view) checkOf(metric string) *verdict.Check {
 	names := map[string]string{
 		record.ContractPassed: "contract.passed", record.Dropped: "measurement.dropped", record.Lost: "loss.lost",
 		record.Duplicates: "loss.duplicates", record.Orphans: "loss.orphans", record.HeapPeak: "memory.heap",
-		record.GeneratorLagP99: "measurement.lag", record.ComplexityMax: "complexity.limit",
+		record.GeneratorLagP99: "measurement.generator", record.ComplexityMax: "complexity.limit",
 	}
 	want := cmp.Or(names[metric], "latency."+metric)
 	var found *verdict.Check
