@@ -125,7 +125,7 @@ func TestEmbeddedDataDirMissing(t *testing.T) {
 	}
 }
 
-func TestEmbeddedFaults(t *testing.T) {
+func TestEmbeddedNamesItsFaults(t *testing.T) {
 	s := start(t, Embedded{}, Options{})
 	if got, want := s.Faults().Names(), []string{"kafka/cut", "redis/stop"}; !slices.Equal(got, want) {
 		t.Fatalf("faults = %q; want %q", got, want)
@@ -133,37 +133,44 @@ func TestEmbeddedFaults(t *testing.T) {
 	if _, err := s.Faults().Get("neo4j", FaultStop); !errors.Is(err, ErrNoFault) || !strings.Contains(err.Error(), "kafka/cut, redis/stop") {
 		t.Errorf("Get = %v; want ErrNoFault and what there is", err)
 	}
+}
+
+func TestEmbeddedFaultsHarmAndHealAndKeepTheData(t *testing.T) {
+	s := start(t, Embedded{}, Options{})
 	red := redis.NewClient(&redis.Options{Addr: s.Redis})
 	defer red.Close()
 	red.Set(t.Context(), "kept", "1", 0)
-	for server, check := range map[string]func(context.Context) error{
-		"kafka": func(ctx context.Context) error { return CheckKafka(ctx, s.Kafka, "t") },
-		"redis": func(ctx context.Context) error { return CheckRedis(ctx, s.Redis, "t") },
-	} {
-		name := map[string]string{"kafka": FaultCut, "redis": FaultStop}[server]
-		f, err := s.Faults().Get(server, name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		heal, err := f.Apply(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := check(short(t)); err == nil {
-			t.Errorf("%s works during %s", server, name)
-		}
-		if err := heal(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if err := check(t.Context()); err != nil {
-			t.Errorf("after healing: %v", err)
-		}
-	}
+
+	harm(t, s, "kafka", FaultCut, func(ctx context.Context) error { return CheckKafka(ctx, s.Kafka, "t") })
+	harm(t, s, "redis", FaultStop, func(ctx context.Context) error { return CheckRedis(ctx, s.Redis, "t") })
+
 	if got := red.Get(t.Context(), "kept").Val(); got != "1" {
 		t.Errorf("GET kept = %q after stop and heal; want 1", got)
 	}
 	if got := topicNames(t, s.Kafka); len(got) != len(ControlTopics()) {
 		t.Errorf("topics after cut and heal = %q", got)
+	}
+}
+
+// harm applies one fault, heals it, and looks with check that each took effect.
+func harm(t *testing.T, s *Set, server, name string, check func(context.Context) error) {
+	t.Helper()
+	f, err := s.Faults().Get(server, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heal, err := f.Apply(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := check(short(t)); err == nil {
+		t.Errorf("%s works during %s", server, name)
+	}
+	if err := heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := check(t.Context()); err != nil {
+		t.Errorf("after healing: %v", err)
 	}
 }
 
