@@ -126,14 +126,19 @@ func heapNote(r *record.Run) string {
 // timeSpan is from zero to the last thing that was measured.
 func timeSpan(r *record.Run) [2]float64 {
 	end := 1.0
+	reach := func(t float64) {
+		if finite(t) {
+			end = max(end, t)
+		}
+	}
 	for _, s := range r.Series {
 		for _, p := range s.Points {
-			end = max(end, p[0])
+			reach(p[0])
 		}
 	}
 	if r.Load != nil {
 		for _, s := range r.Load.Seconds {
-			end = max(end, loadOffset(r)+s.At+1)
+			reach(loadOffset(r) + s.At + 1)
 		}
 	}
 	return [2]float64{0, end}

@@ -91,12 +91,15 @@ func drawChart(title, note string, a axes, lines []line) chart {
 	return c
 }
 
+// finite tells numbers that can be placed on paper from the rest.
+func finite(v float64) bool { return math.Abs(v) < 1e300 }
+
 // drawable leaves out lines without points and points that are no numbers.
 func drawable(lines []line) []line {
 	var out []line
 	for _, l := range lines {
 		l.points = slices.DeleteFunc(slices.Clone(l.points), func(p plotter.XY) bool {
-			return math.IsNaN(p.X+p.Y) || math.IsInf(p.X, 0) || math.IsInf(p.Y, 0)
+			return !finite(p.X) || !finite(p.Y)
 		})
 		if len(l.points) > 0 {
 			out = append(out, l)

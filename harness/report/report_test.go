@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"qmtl.internal/plumbline/bench/load"
 	"qmtl.internal/plumbline/harness/record"
 	"qmtl.internal/plumbline/harness/report"
 	"qmtl.internal/plumbline/harness/verdict"
@@ -235,5 +237,47 @@ func TestConsoleFitsATerminal(t *testing.T) {
 		if name != "poisoned" && !strings.HasPrefix(lines[0], strings.ToUpper(in.Judged.Verdict.String())) {
 			t.Errorf("%s: first line %q; want the verdict", name, lines[0])
 		}
+	}
+}
+
+// Records come from files, so that no NaN can be in them; but a chart of odd
+// numbers must not take the report down, wherever they come from.
+func TestChartsSurviveOddNumbers(t *testing.T) {
+	odd := []float64{0, -1, 1e-300, 1e308, -1e308, math.MaxFloat64, math.NaN(), math.Inf(1), math.Inf(-1)}
+	for _, x := range odd {
+		for _, y := range odd {
+			in := failing()
+			in.Run.Series[0].Points = [][2]float64{{x, y}}
+			in.Run.Series[1].Points = [][2]float64{{x, y}, {y, x}, {0, y}}
+			in.Run.Load.Curve = []load.CurvePoint{{Percentile: x, MS: y}, {Percentile: 200, MS: 1}}
+			in.Run.Load.Seconds = []load.Second{{At: x, P50: y, P95: x}, {At: y}}
+			page := string(show(t, "html", in))
+			if _, pictures, _ := strings.Cut(page, "<h2>Curves"); strings.Contains(pictures, "NaN") || strings.Contains(pictures, "Inf") {
+				t.Errorf("x %g, y %g: a picture has no number where one must be", x, y)
+			}
+			if !strings.HasSuffix(page, "</html>\n") {
+				t.Errorf("x %g, y %g: the page is cut", x, y)
+			}
+		}
+	}
+}
+
+func TestLongSeriesKeepTheirPeaks(t *testing.T) {
+	in := failing()
+	s := &in.Run.Series[0]
+	s.Points = nil
+	for i := range 100_000 {
+		s.Points = append(s.Points, [2]float64{float64(i) / 1000, 1 << 20})
+	}
+	s.Points[54_321][1] = 100 << 20
+	in.Run.Plan.HeapCap = 0
+	long := show(t, "html", in)
+	s.Points[54_321][1] = 1 << 20
+	flat := show(t, "html", in)
+	if len(long) > 400_000 {
+		t.Errorf("page of a long run has %d bytes; want it thinned", len(long))
+	}
+	if bytes.Equal(long, flat) {
+		t.Error("a single peak among 100,000 points does not show")
 	}
 }

@@ -245,7 +245,7 @@ func next(v *view) []string {
 	case verdict.Pass:
 		out = append(out, "nothing: it may ship")
 	case verdict.Fail:
-		out = append(out, "mend what failed above, then run again; a known failure needs a waiver with a reason and an end date in the policy")
+		out = append(out, "mend what failed, then run again; a known failure needs a waiver with a reason and an end date in the policy")
 	case verdict.Invalid:
 		out = append(out, "mend the measurement, not the SUT, and run again: no number of this run may be read")
 	case verdict.Inconclusive:
