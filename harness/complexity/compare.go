@@ -65,8 +65,9 @@ func (c Change) String() string {
 // line. A function is known again by the strongest likeness that is left:
 // name and file; name and shape, or name and file name, in another file; then
 // shape under another name. Without shapes (radon knows no bodies) a rename is
-// seen when file, length and CC agree and leave no choice, or when only the
-// class around a name changed. What cannot be told apart counts as new and removed.
+// seen when file, length and CC agree and leave no choice, when only the class
+// around a name changed, or when a function of about the same size starts on the
+// same line. What cannot be told apart counts as new and removed.
 func Compare(base, candidate []record.Func) []Change {
 	m := matcher{
 		base: slices.SortedFunc(slices.Values(base), byPlace),
@@ -99,10 +100,11 @@ type matcher struct {
 }
 
 // rung is one kind of likeness: functions with the same key are one. An empty
-// key takes no part. With only, a key counts when each side has it once.
+// key takes no part. With only, a key counts when each side has it once; with
+// alike, the two must also be of about one size.
 type rung struct {
-	key  func(record.Func) string
-	only bool
+	key         func(record.Func) string
+	only, alike bool
 }
 
 // ladder is ordered from certain to likely. Each rung sees only what no rung
@@ -128,6 +130,8 @@ func ladder() []rung {
 		{key: func(f record.Func) string { return shapeless(f, f.File, leaf(f.Name), ccLen(f)) }},
 		{key: func(f record.Func) string { return long(f, shapeless(f, f.File, f.Class, ccLen(f))) }, only: true},
 		{key: func(f record.Func) string { return key(f.File, leaf(f.Name)) }, only: true},
+		{key: func(f record.Func) string { return long(f, key(f.File, f.Class, strconv.Itoa(f.Line))) }, only: true, alike: true},
+		{key: func(f record.Func) string { return branchy(f, shapeless(f, f.File, f.Class, strconv.Itoa(f.CC))) }, only: true, alike: true},
 	}
 }
 
@@ -161,6 +165,20 @@ func long(f record.Func, k string) string {
 	return k
 }
 
+// branchy keeps functions out whose CC says little about them.
+func branchy(f record.Func, k string) string {
+	if f.CC < 5 {
+		return ""
+	}
+	return k
+}
+
+// alike tells functions of about one size and CC: one may be the other, edited.
+func alike(a, b record.Func) bool {
+	near := func(x, y int) bool { return max(x, y) <= min(x, y)+1+min(x, y)/4 }
+	return near(a.EndLine-a.Line, b.EndLine-b.Line) && near(a.CC, b.CC)
+}
+
 // home is where a name has one meaning: for Go its package, as names like New
 // recur in each; for Python the whole tree.
 func home(f record.Func) string {
@@ -184,12 +202,15 @@ func (m *matcher) climb(r rung) {
 		}
 	}
 	for k, cs := range right { // keys share no function: order does not matter
-		m.pair(left[k], cs, r.only)
+		m.pair(left[k], cs, r)
 	}
 }
 
-func (m *matcher) pair(bs, cs []int, only bool) {
-	if only && (len(bs) != 1 || len(cs) != 1) {
+func (m *matcher) pair(bs, cs []int, r rung) {
+	if r.only && (len(bs) != 1 || len(cs) != 1) {
+		return
+	}
+	if r.alike && !alike(m.base[bs[0]], m.cand[cs[0]]) {
 		return
 	}
 	for i := range min(len(bs), len(cs)) {
