@@ -8,7 +8,7 @@ import "embed"
 // Files holds every scenario below gateway/, dagmanager/, controlbus/ and
 // faults/.
 //
-//go:embed gateway/*.yaml
+//go:embed gateway/*.yaml dagmanager/*.yaml controlbus/*.yaml faults/*.yaml
 var Files embed.FS
 
 // Schema is the published JSON Schema (draft 2020-12) of a scenario file.

@@ -45,7 +45,7 @@ func (a forEachAction) do(ctx context.Context, x *execution, st *Step) (observat
 		name = "row"
 	}
 	for i, element := range a.In {
-		if failed := x.inRow(name, element, i).run(ctx, st.lists[0]); failed != nil {
+		if failed := x.inRow(name, element, st.Line, i).run(ctx, st.lists[0]); failed != nil {
 			failed.problems = append([]string{fmt.Sprintf("with %s %d = %s:", name, i, short(element))}, failed.problems...)
 			return nil, failed
 		}

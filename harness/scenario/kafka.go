@@ -56,6 +56,9 @@ func (a produceAction) do(ctx context.Context, x *execution, st *Step) (observat
 	if err != nil {
 		return nil, err
 	}
+	for _, r := range records {
+		r.Topic = x.wire.topic(r.Topic)
+	}
 	results := cl.ProduceSync(ctx, records...)
 	if err := results.FirstErr(); err != nil {
 		return nil, fmt.Errorf("topic %s: %w", a.Topic, err)
@@ -162,6 +165,7 @@ func (a consumeAction) do(ctx context.Context, x *execution, _ *Step) (observati
 	}
 	x.shared.evaluated.Add(1)
 	filter := a.filter()
+	a.Topic = x.wire.topic(a.Topic)
 	reader, err := x.wire.reader(ctx, a.Topic)
 	if err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -277,45 +276,53 @@ func oneTopic(p past) []string {
 	return append(found, longerNames(p)...)
 }
 
-// longerNames finds topics that a second diff of the same node made: same name
-// but for more digits of the digest.
+// longerNames finds topics that a second diff of the same node made: the name
+// that a diff gave, with more digits of the node's digest. A topic that another
+// node has is none of them.
 func longerNames(p past) []string {
-	var found []string
-	known := map[string]bool{}
+	owned := map[string]bool{}
 	for _, q := range p.queues {
-		known[q.topic] = true
+		owned[q.topic] = true
 	}
-	for _, q := range slices.Sorted(maps.Keys(known)) {
-		id, version, ok := cutLast(q, "_")
-		if !ok {
+	seen := map[queueSeen]bool{}
+	var found []string
+	for _, q := range p.queues {
+		if seen[q] {
 			continue
 		}
+		seen[q] = true
 		for _, t := range p.topics {
-			rest, same := strings.CutPrefix(t, id)
-			digits, tail, cut := strings.Cut(rest, "_")
-			if same && cut && tail == version && digits != "" && isHex(digits) && extends(p, q, digits) {
-				found = append(found, fmt.Sprintf("topic %s stands beside %s", t, q))
+			if !owned[t] && extends(q, t) {
+				found = append(found, fmt.Sprintf("topic %s stands beside %s", t, q.topic))
 			}
 		}
 	}
 	return found
 }
 
-// extends tells whether digits continue the digest of the node whose topic is q.
-func extends(p past, topic, digits string) bool {
-	for _, q := range p.queues {
-		if q.topic != topic {
-			continue
-		}
-		id, _, _ := strings.Cut(q.key, ":60:")
-		digest := strings.TrimPrefix(id, "blake3:")
-		short := topic[:strings.LastIndexByte(topic, '_')]
-		short = short[strings.LastIndexByte(short, '_')+1:]
-		if strings.HasPrefix(digest, short+digits) {
-			return true
-		}
+// extends tells whether t is named like q's topic but for more digits of the
+// digest of q's node.
+func extends(q queueSeen, t string) bool {
+	name, version, ok := cutLast(q.topic, "_")
+	if !ok {
+		return false
 	}
-	return false
+	rest, same := strings.CutPrefix(t, name)
+	digits, tail, cut := cutLast(rest, "_")
+	_, short, _ := cutLast(name, "_")
+	return same && cut && tail == version && digits != "" && strings.HasPrefix(digestOf(q.key), short+digits)
+}
+
+// digestOf is the part of a queue key's node id that topic names are cut from.
+func digestOf(key string) string {
+	id, _, _ := strings.Cut(key, "#")
+	for range 2 { // interval and bucket
+		id, _, _ = cutLast(id, ":")
+	}
+	if rest, ok := strings.CutPrefix(id, "blake3:"); ok && rest != "" {
+		return rest
+	}
+	return id
 }
 
 func cutLast(s, sep string) (before, after string, ok bool) {
@@ -324,10 +331,6 @@ func cutLast(s, sep string) (before, after string, ok bool) {
 		return s, "", false
 	}
 	return s[:i], s[i+len(sep):], true
-}
-
-func isHex(s string) bool {
-	return strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // remember reads from the stores what belongs to the submissions.

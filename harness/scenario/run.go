@@ -31,7 +31,8 @@ type Env struct {
 	RunID          string // part of every name that a scenario makes up
 	Seed           uint64 // likewise
 
-	CommitLogTopic string   // default gateway.ingest; "-": the SUT writes none
+	TopicPrefix    string   // before every topic name of the control plane, on shared brokers
+	CommitLogTopic string   // whole name; default TopicPrefix + gateway.ingest; "-": the SUT writes none
 	Lacks          []string // capabilities that the SUT or the provider does not have
 	Has            []string // further capabilities, such as worldservice or faults
 	Classes        []Class  // classes to run; none: all. Others are skipped with a reason
@@ -93,7 +94,7 @@ func newRunner(ctx context.Context, env Env) *runner {
 		log = slog.New(slog.DiscardHandler)
 	}
 	if env.CommitLogTopic == "" {
-		env.CommitLogTopic = "gateway.ingest"
+		env.CommitLogTopic = env.TopicPrefix + "gateway.ingest"
 	}
 	r := &runner{env: env, log: log, kinds: actionKinds(), wire: newWire(env), past: &history{}}
 	r.wire.mark(ctx)
@@ -199,10 +200,10 @@ func (r *runner) execution(s *Scenario) *execution {
 }
 
 // inRow gives the execution of one element of a for_each.
-func (x *execution) inRow(name string, element any, i int) *execution {
+func (x *execution) inRow(name string, element any, line, i int) *execution {
 	inner := *x
 	inner.scope = x.scope.with(name, element)
-	inner.row = fmt.Sprintf("%sr%d", x.row, i)
+	inner.row = fmt.Sprintf("%sl%dr%d", x.row, line, i)
 	return &inner
 }
 

@@ -123,7 +123,8 @@ func (w *wire) dagManager() (*grpc.ClientConn, error) {
 	return w.dm, err
 }
 
-// broker gives the one Kafka client that produces and asks; consumers have
+// broker gives the one Kafka client that produces and asks; listings must not
+// come from its cache, so that is kept for a moment only. Consumers have
 // their own.
 func (w *wire) broker() (*kgo.Client, error) {
 	w.mu.Lock()
@@ -135,7 +136,7 @@ func (w *wire) broker() (*kgo.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.kafka, err = kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.AllowAutoTopicCreation(), kgo.ProducerLinger(0), kgo.RecordRetries(5), kgo.RecordDeliveryTimeout(10*time.Second))
+	w.kafka, err = kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.AllowAutoTopicCreation(), kgo.MetadataMinAge(10*time.Millisecond), kgo.ProducerLinger(0), kgo.RecordRetries(5), kgo.RecordDeliveryTimeout(10*time.Second))
 	return w.kafka, err
 }
 
@@ -165,4 +166,16 @@ func (w *wire) store() (*redis.Client, error) {
 	}
 	w.redis = redis.NewClient(o)
 	return w.redis, nil
+}
+
+// topic gives the name on this broker of one of the control plane's own
+// topics; any other name is meant as it stands.
+func (w *wire) topic(name string) string {
+	switch name {
+	case "gateway.ingest":
+		return w.env.CommitLogTopic
+	case "activation", "policy", "queue", "sentinel_weight", "rebalancing_planned", "control.activation.ack":
+		return w.env.TopicPrefix + name
+	}
+	return name
 }

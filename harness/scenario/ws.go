@@ -114,7 +114,7 @@ func (x *execution) probe(ctx context.Context, c *wsConn, topic string, limit ti
 			"version": count(1), "world_id": world, "etag": fmt.Sprintf("probe-%d", n), "checksum": fmt.Sprintf("probe-%d", n), "policy_version": count(n),
 			"tags": []any{world}, "interval": count(60), "queues": []any{},
 		}}
-		a := produceAction{Topic: topic, Key: &world, Event: &e}
+		a := produceAction{Topic: x.wire.topic(topic), Key: &world, Event: &e}
 		r, err := a.record()
 		if err != nil {
 			return err

@@ -163,13 +163,23 @@ func (d *document) convertScalar(n ast.Node) any {
 	case *ast.FloatNode:
 		return float(n)
 	case *ast.StringNode:
-		return n.Value
+		return plainText(n)
 	case *ast.LiteralNode:
 		return n.Value.Value
 	}
 	d.mistake(placeOf(n), fmt.Sprintf("%s is not supported here", strings.ToLower(n.Type().String())), "write a plain value, map or list")
 	d.holes = true
 	return nil
+}
+
+// plainText is text, or the number that YAML 1.2 sees in an unquoted 1e16; the
+// parser below knows numbers with an exponent only when they have a point.
+func plainText(n *ast.StringNode) any {
+	quoted := n.Token.Type == token.DoubleQuoteType || n.Token.Type == token.SingleQuoteType
+	if !quoted && strings.ContainsAny(n.Value, "eE") && strings.Trim(n.Value, "0123456789+-.eE") == "" && json.Valid([]byte(n.Value)) {
+		return json.Number(n.Value)
+	}
+	return n.Value
 }
 
 // integer keeps big numbers exact and gives hex and octal their decimal text.
