@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"sync"
+	"time"
 
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -28,7 +30,9 @@ func (g *Gateway) answerError(w http.ResponseWriter, r *http.Request, err error)
 		answerProblem(w, problem)
 		return
 	}
-	g.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	if unsaid, ok := g.failures.pass(time.Now()); ok {
+		g.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err, "more_unsaid", unsaid)
+	}
 	switch {
 	case errors.Is(err, submit.ErrCommitLog):
 		answerProblem(w, contract.CommitLogUnavailable())
@@ -39,6 +43,27 @@ func (g *Gateway) answerError(w http.ResponseWriter, r *http.Request, err error)
 	default:
 		answerInternal(w)
 	}
+}
+
+// throttle lets one event a second pass and counts the others, so that an outage
+// under load does not flood the log.
+type throttle struct {
+	mu     sync.Mutex
+	last   time.Time
+	unsaid int
+}
+
+// pass says whether an event at now passes, and how many did not since the last
+// one.
+func (t *throttle) pass(now time.Time) (unsaid int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.Sub(t.last) < time.Second {
+		t.unsaid++
+		return 0, false
+	}
+	unsaid, t.unsaid, t.last = t.unsaid, 0, now
+	return unsaid, true
 }
 
 // answerInternal is the answer to what nobody foresaw: text, not JSON, as the

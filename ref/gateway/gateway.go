@@ -34,8 +34,9 @@ type Gateway struct {
 	metrics  prometheus.Gatherer
 	events   http.Handler // WebSocket upgrades of /ws
 	maxBody  int64
-	bodies   *semaphore.Weighted // bytes of bodies that may be in memory at once
+	bodies   *semaphore.Weighted // bytes of large bodies that may be in memory at once
 	guard    bool                // the live guard is on, as /status says
+	failures throttle
 }
 
 // Handler gives the routes.
@@ -88,6 +89,10 @@ func (g *Gateway) accepted(w http.ResponseWriter, r *http.Request, accept func(c
 	return accept(r.Context(), req)
 }
 
+// smallBody is the size up to which a body needs no room of its own: ordinary
+// submissions never wait for large ones.
+const smallBody = 64 << 10
+
 // body reads the whole request body once there is room for it; release gives
 // the room back. A body of unknown length counts as the largest allowed.
 func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
@@ -95,8 +100,11 @@ func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (body []byte, rel
 	if size > g.maxBody {
 		return nil, nil, submit.TooLarge("the request body", g.maxBody)
 	}
-	if size < 0 {
+	switch {
+	case size < 0:
 		size = g.maxBody
+	case size <= smallBody:
+		size = 0
 	}
 	if err := g.bodies.Acquire(r.Context(), size); err != nil {
 		return nil, nil, fmt.Errorf("wait for room for a body: %w", err)
@@ -246,8 +254,8 @@ func (g *Gateway) exposition(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// bodyRoom is how many bytes of request bodies may be in memory at once, at
-// least one of the largest.
+// bodyRoom is how many bytes of large bodies may be in memory at once, at least
+// one of the largest.
 func bodyRoom(maxBody int64) *semaphore.Weighted {
 	const enough = 48 << 20
 	return semaphore.NewWeighted(max(maxBody, enough))

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -10,8 +11,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"qmtl.internal/plumbline/scenarios/contract"
 )
@@ -278,5 +281,61 @@ func TestWebSocketIsOfferedToHandshakesOnly(t *testing.T) {
 	}
 	if err := conn.Close(websocket.StatusNormalClosure, ""); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestQueueUpdateOnTheBusReachesAWebSocket(t *testing.T) {
+	s := newStand(t, withBus)
+	conn, _, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(s.url, "http")+"/ws", nil)
+	if err != nil {
+		t.Fatalf("handshake: %v", err)
+	}
+	defer conn.CloseNow()
+	s.produce("queue", "btc", `{"specversion":"1.0","id":"e1","type":"QueueUpdated","source":"dm","data":`+
+		`{"version":1,"tags":["btc"],"interval":60,"queues":[{"queue":"q1","global":false}],"match_mode":"any","etag":"t1"}}`)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	_, frame, err := conn.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(frame); !strings.Contains(got, `"queue":"q1"`) && !strings.Contains(got, `"queue": "q1"`) {
+		t.Errorf("frame %s", got)
+	}
+}
+
+func (s *stand) produce(topic, key, value string) {
+	s.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(s.kafka.ListenAddrs()...))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(s.t.Context(), &kgo.Record{Topic: topic, Key: []byte(key), Value: []byte(value)}).FirstErr(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func TestGatewayStartsAndServesWhileEverythingIsAway(t *testing.T) {
+	nowhere := "127.0.0.1:1"
+	ready := run(t, "--redis", nowhere, "--kafka", nowhere, "--dagmanager", nowhere)
+	s := &stand{t: t, url: "http://" + ready.Addresses["http"], client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	if a := s.get("/health"); a.status != 200 || !strings.Contains(a.body, `"redis":"error","postgres":"ok","dagmanager":"error"`) {
+		t.Errorf("health %d %s", a.status, a.body)
+	}
+}
+
+func TestThrottleLetsOneASecondPassAndCountsTheRest(t *testing.T) {
+	var th throttle
+	now := time.Unix(100, 0)
+	for i, want := range []struct {
+		after  time.Duration
+		unsaid int
+		ok     bool
+	}{{0, 0, true}, {time.Millisecond, 0, false}, {time.Millisecond, 0, false}, {time.Second, 2, true}, {time.Second, 0, true}} {
+		now = now.Add(want.after)
+		if unsaid, ok := th.pass(now); unsaid != want.unsaid || ok != want.ok {
+			t.Errorf("event %d: %d, %v; want %d, %v", i, unsaid, ok, want.unsaid, want.ok)
+		}
 	}
 }

@@ -45,11 +45,13 @@ type standOption func(*standConfig)
 
 type standConfig struct {
 	kafka bool
+	bus   string // ControlBus topics
 	dm    *manager
 	args  []string
 }
 
 func withKafka(c *standConfig) { c.kafka = true }
+func withBus(c *standConfig)   { c.kafka, c.bus = true, "queue" }
 func withArgs(args ...string) standOption {
 	return func(c *standConfig) { c.args = append(c.args, args...) }
 }
@@ -69,7 +71,7 @@ func newStand(t *testing.T, options ...standOption) *stand {
 	args := append([]string{"--redis", s.redis.Addr(), "--dagmanager", s.dm.serve(t)}, c.args...)
 	if c.kafka {
 		s.kafka = newKafka(t)
-		args = append(args, "--kafka", strings.Join(s.kafka.ListenAddrs(), ","), "--controlbus-topics", "")
+		args = append(args, "--kafka", strings.Join(s.kafka.ListenAddrs(), ","), "--controlbus-topics", c.bus)
 	}
 	s.url = "http://" + run(t, args...).Addresses["http"]
 	return s
@@ -77,7 +79,7 @@ func newStand(t *testing.T, options ...standOption) *stand {
 
 func newKafka(t *testing.T) *kfake.Cluster {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "gateway.ingest"))
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "gateway.ingest", "queue"))
 	if err != nil {
 		t.Fatal(err)
 	}

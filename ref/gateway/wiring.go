@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"qmtl.internal/plumbline/ref/gateway/controlbus"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/submit"
@@ -44,6 +45,9 @@ func start(rt *service.Runtime, c *Config) error {
 	}
 	events, err := openHub(rt)
 	if err != nil {
+		return err
+	}
+	if err := followControlBus(rt, c, events); err != nil {
 		return err
 	}
 	registry := submit.NewRegistry(rdb, c.PendingTTL)
@@ -94,6 +98,23 @@ func openHub(rt *service.Runtime) (*hub.Hub, error) {
 	}
 	rt.OnStop("websocket clients", h.Close)
 	return h, nil
+}
+
+// followControlBus relays the bus to the hub while the service lives; brokers
+// that are away are waited for. Without brokers or topics there is no bus.
+func followControlBus(rt *service.Runtime, c *Config, events *hub.Hub) error {
+	topics := list(c.ControlBusTopics)
+	if c.Kafka == "" || len(topics) == 0 {
+		return nil
+	}
+	consumer, err := controlbus.New(controlbus.Config{
+		Brokers: c.seeds(), Topics: topics, Group: c.ControlBusGroup, Metrics: rt.Metrics, Log: rt.Log,
+	}, events)
+	if err != nil {
+		return err
+	}
+	rt.Go("controlbus", consumer.Run)
+	return nil
 }
 
 func openRedis(rt *service.Runtime, c *Config) *redis.Client {

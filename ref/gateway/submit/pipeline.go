@@ -184,7 +184,7 @@ func (p *Pipeline) unwind(ctx context.Context, s *submission, err error) error {
 	defer cancel()
 	for i := len(s.undo) - 1; i >= 0; i-- {
 		if failed := s.undo[i](ctx); failed != nil {
-			p.Log.Warn("roll back: the registration is left to expire", "strategy", s.claim.ID, "error", failed)
+			p.Log.Debug("roll back: the registration is left to expire", "strategy", s.claim.ID, "error", failed)
 		}
 	}
 	return err
