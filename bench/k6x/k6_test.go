@@ -102,8 +102,7 @@ type k6 struct {
 }
 
 func (k k6) command(ctx context.Context, env map[string]string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, k.bin, append([]string{"run", "--quiet", "--no-usage-report", "--address", "127.0.0.1:0"},
-		append(args, filepath.Join(k.root, "bench/scripts/submit.js"))...)...)
+	cmd := exec.CommandContext(ctx, k.bin, append([]string{"run", "--quiet", "--no-usage-report", "--address", "127.0.0.1:0"}, args...)...)
 	cmd.Dir = k.root
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
@@ -112,6 +111,12 @@ func (k k6) command(ctx context.Context, env map[string]string, args ...string) 
 		cmd.Env = append(cmd.Env, name+"="+v)
 	}
 	return cmd
+}
+
+// submit runs submit.js.
+func (k k6) submit(t *testing.T, ctx context.Context, env map[string]string, args ...string) (code int, output string) {
+	t.Helper()
+	return k.run(t, ctx, env, append(args, "bench/scripts/submit.js")...)
 }
 
 func (k k6) run(t *testing.T, ctx context.Context, env map[string]string, args ...string) (code int, output string) {
@@ -146,12 +151,16 @@ func TestK6(t *testing.T) {
 	t.Run("instances share the schedule by execution segments", k.testSegments)
 	t.Run("mistakes are named", k.testMistakes)
 	t.Run("results that cannot be kept end the run", k.testUnwritable)
+	t.Run("our executor keeps the number of a dropped slot", k.testArrivalRate)
+	t.Run("begin and end on k6's executor say what they hang on", k.testEstimated)
+	t.Run("a script's abort ends our executor", k.testAbort)
+	t.Run("mistakes in the executor's options are named", k.testArrivalMistakes)
 }
 
 func (k k6) testGood(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "load")
 	g := &gateway{}
-	code, out := k.run(t, t.Context(), map[string]string{"PLUMBLINE_TARGET": serve(t, g), "PLUMBLINE_OUT": dir,
+	code, out := k.submit(t, t.Context(), map[string]string{"PLUMBLINE_TARGET": serve(t, g), "PLUMBLINE_OUT": dir,
 		"PLUMBLINE_SEED": "18446744073709551615", "PLUMBLINE_RUN_ID": "test-run", "PLUMBLINE_WINDOW": "3s"})
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, out)
@@ -251,7 +260,7 @@ func (k k6) testUnexpected(t *testing.T) {
 		}
 		return n == 200
 	}}
-	code, out := k.run(t, t.Context(), map[string]string{"PLUMBLINE_TARGET": serve(t, g), "PLUMBLINE_OUT": dir})
+	code, out := k.submit(t, t.Context(), map[string]string{"PLUMBLINE_TARGET": serve(t, g), "PLUMBLINE_OUT": dir})
 	r := result(t, dir)
 	if code != 99 || r.Ledger.Unexpected != 1 || r.Unexpected["500"] != 1 || len(r.Samples) != 1 || r.Samples[0].Status != 500 {
 		t.Errorf("exit code %d, ledger %+v, samples %+v\n%s", code, r.Ledger, r.Samples, out)
@@ -268,7 +277,7 @@ func (k k6) testInterrupt(t *testing.T) {
 		}
 		return false
 	}}
-	code, out := k.run(t, ctx, map[string]string{"PLUMBLINE_TARGET": serve(t, g), "PLUMBLINE_OUT": dir, "PLUMBLINE_WINDOW": "60s"})
+	code, out := k.submit(t, ctx, map[string]string{"PLUMBLINE_TARGET": serve(t, g), "PLUMBLINE_OUT": dir, "PLUMBLINE_WINDOW": "60s"})
 	r := result(t, dir)
 	if code != 105 || r.Aborted == "" || r.Ledger.Offered < 200 || r.Ledger.Offered > 2000 || r.Ledger.InFlight != 0 {
 		t.Errorf("exit code %d, aborted %q, ledger %+v\n%s", code, r.Aborted, r.Ledger, out)
@@ -290,7 +299,7 @@ func (k k6) testSegments(t *testing.T) {
 			own[name] = v
 		}
 		wg.Go(func() {
-			if code, out := k.run(t, t.Context(), own, "--execution-segment", segment, "--execution-segment-sequence", sequence); code != 0 {
+			if code, out := k.submit(t, t.Context(), own, "--execution-segment", segment, "--execution-segment-sequence", sequence); code != 0 {
 				t.Errorf("segment %s: exit code %d\n%s", segment, code, out)
 			}
 		})
@@ -337,7 +346,7 @@ func (k k6) testMistakes(t *testing.T) {
 			for name, v := range c.env {
 				env[name] = v
 			}
-			code, out := k.run(t, t.Context(), env)
+			code, out := k.submit(t, t.Context(), env)
 			if code != 107 && code != 108 || !strings.Contains(out, c.want) {
 				t.Errorf("exit code %d; want 107 or 108, and %q in\n%s", code, c.want, out)
 			}
@@ -351,8 +360,106 @@ func (k k6) testUnwritable(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := &gateway{}
-	code, out := k.run(t, t.Context(), map[string]string{"PLUMBLINE_TARGET": serve(t, g), "PLUMBLINE_OUT": file})
+	code, out := k.submit(t, t.Context(), map[string]string{"PLUMBLINE_TARGET": serve(t, g), "PLUMBLINE_OUT": file})
 	if code != 108 || !strings.Contains(out, file) || g.calls.Load() != 0 {
 		t.Errorf("exit code %d after %d calls; want 108, none, and the name in\n%s", code, g.calls.Load(), out)
+	}
+}
+
+// summary runs health.js and returns k6's exported summary.
+func (k k6) summary(t *testing.T, env map[string]string, args ...string) (code int, output string, metrics map[string]map[string]float64) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "summary.json")
+	code, output = k.run(t, t.Context(), env, append(args, "--summary-export", file, "bench/scripts/health.js")...)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v; exit code %d\n%s", err, code, output)
+	}
+	var s struct {
+		Metrics map[string]map[string]any `json:"metrics"`
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		t.Fatal(err)
+	}
+	metrics = map[string]map[string]float64{}
+	for name, values := range s.Metrics {
+		metrics[name] = map[string]float64{}
+		for stat, v := range values {
+			if f, ok := v.(float64); ok {
+				metrics[name][stat] = f
+			}
+		}
+	}
+	return code, output, metrics
+}
+
+// slow answers after d.
+func slow(t *testing.T, d time.Duration) (url string) {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(d) }))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// Three VUs of 15 ms serve half of what is due. With the numbers of the dropped
+// slots given to later ones, due times would run ahead by a second.
+func (k k6) testArrivalRate(t *testing.T) {
+	code, out, m := k.summary(t, map[string]string{"PLUMBLINE_TARGET": slow(t, 15*time.Millisecond),
+		"PLUMBLINE_RATE": "400", "PLUMBLINE_WINDOW": "2s", "PLUMBLINE_VUS": "3"})
+	dropped, done := m["dropped_iterations"]["count"], m["iterations"]["count"]
+	if code != 99 || dropped+done != 800 || dropped < 200 {
+		t.Errorf("exit code %d, %v dropped + %v done; want 99, 800 in all\n%s", code, dropped, done, out)
+	}
+	lag, latency := m["plumbline_lag"], m["plumbline_latency"]
+	if lag["count"] != done || lag["min"] < 0 || lag["med"] > 200 || latency["med"] < 15 || latency["med"] > 300 {
+		t.Errorf("lag %v, latency %v; want due times that do not shift", lag, latency)
+	}
+	if strings.Contains(out, "valid only while") {
+		t.Errorf("a warning about due times:\n%s", out)
+	}
+}
+
+func (k k6) testEstimated(t *testing.T) {
+	code, out, m := k.summary(t, map[string]string{"PLUMBLINE_TARGET": slow(t, 0), "PLUMBLINE_EXECUTOR": "constant-arrival-rate",
+		"PLUMBLINE_RATE": "100", "PLUMBLINE_WINDOW": "1s"})
+	if n := m["plumbline_latency"]["count"]; code != 0 || n < 100 || n > 101 {
+		t.Errorf("exit code %d, %v latencies; want 0, 100\n%s", code, n, out)
+	}
+	if !strings.Contains(out, "valid only while dropped_iterations is 0") {
+		t.Errorf("no warning about due times:\n%s", out)
+	}
+}
+
+func (k k6) testAbort(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "abort.js")
+	text := `import exec from 'k6/execution';
+export const options = { scenarios: { a: { executor: 'plumbline-arrival-rate', rate: 100, duration: '60s', vus: 5 } } };
+export default function () { if (exec.scenario.iterationInTest == 20) { exec.test.abort('enough of it'); } }`
+	if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now()
+	code, out := k.run(t, t.Context(), nil, script)
+	if code != 108 || !strings.Contains(out, "enough of it") || time.Since(before) > 40*time.Second {
+		t.Errorf("exit code %d after %v; want 108 at once, and the reason in\n%s", code, time.Since(before), out)
+	}
+}
+
+func (k k6) testArrivalMistakes(t *testing.T) {
+	for options, want := range map[string]string{
+		`rate: 0, duration: '1s', vus: 1`:          "rate: 0",
+		`rate: 10, vus: 1`:                         "duration: 0s",
+		`rate: 10, duration: '1s'`:                 "vus: 0",
+		`rate: 10, duration: '1s', vus: 1, vuz: 2`: "vuz",
+		`rate: 10, duration: 'soon', vus: 1`:       "soon",
+	} {
+		script := filepath.Join(t.TempDir(), "bad.js")
+		text := "export const options = { scenarios: { a: { executor: 'plumbline-arrival-rate', " + options + " } } };\nexport default function () {}"
+		if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, out := k.run(t, t.Context(), nil, script); code == 0 || !strings.Contains(out, want) {
+			t.Errorf("options %s: exit code %d; want an error with %q in\n%s", options, code, want, out)
+		}
 	}
 }

@@ -8,12 +8,14 @@ import (
 
 	"go.k6.io/k6/js/common"
 	"go.k6.io/k6/js/modules"
+	"go.k6.io/k6/lib"
 )
 
-// Register makes the module known to k6. The main package of our k6 calls it
+// Register makes the module and the executor known to k6. The main package of our k6 calls it
 // once, before k6 starts.
 func Register() {
 	modules.Register("k6/x/plumbline", &root{})
+	lib.RegisterExecutorConfigType(ArrivalRate, newArrivalConfig)
 }
 
 // root is the module, one a process.
@@ -35,9 +37,10 @@ type instance struct {
 	root   *root
 	vu     modules.VU
 	meters *meters
+	timed  timed
 }
 
 // Exports implements modules.Instance.
 func (in *instance) Exports() modules.Exports {
-	return modules.Exports{Named: map[string]any{"plan": in.plan, "offer": in.offer}}
+	return modules.Exports{Named: map[string]any{"plan": in.plan, "offer": in.offer, "begin": in.begin, "end": in.end}}
 }

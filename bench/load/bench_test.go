@@ -37,16 +37,13 @@ func report(b *testing.B, q Quantiles, cores float64) {
 }
 
 func paceOnly(ctx context.Context, p pacer, s Schedule) (*Timing, float64) {
-	t, zero, done := NewTiming(), time.Now().Add(50*time.Millisecond), make(chan float64)
-	go func() {
-		p.begin(zero)
+	t, zero := NewTiming(), time.Now().Add(50*time.Millisecond)
+	return t, paced(p, zero, func(p pacer) {
 		for i := range s.N() {
 			waitUntil(ctx, p, zero, s.Due(i))
 			put(t.Lag, time.Since(zero)-s.Due(i))
 		}
-		done <- p.cores()
-	}()
-	return t, <-done
+	})
 }
 
 func BenchmarkLagHTTP(b *testing.B) {

@@ -138,10 +138,9 @@ func (e *engine) since() time.Duration { return time.Since(e.zero) }
 // prepare makes requests ahead of their due times until ctx ends.
 func (e *engine) prepare(ctx context.Context, src Source) <-chan job {
 	jobs := make(chan job, lookahead)
-	next := e.c.Stripe.walk(e.c.Schedule.N())
 	go func() { // ends before pace does: pace reads until the channel is closed
 		defer close(jobs)
-		for i, ok := next(); ok; i, ok = next() {
+		for i := range e.c.Stripe.Indexes(e.c.Schedule.N()) {
 			select {
 			case jobs <- job{i: i, due: e.c.Schedule.Due(i), req: src.Request(i)}:
 			case <-ctx.Done():
@@ -155,14 +154,11 @@ func (e *engine) prepare(ctx context.Context, src Source) <-chan job {
 // pace hands each job to the senders when it is due. It returns the CPU time
 // per wall time that this took.
 func (e *engine) pace(ctx context.Context, jobs <-chan job) (cores float64) {
-	done := make(chan struct{})
-	go func() { // a goroutine of its own, since the pacer may keep its thread
-		defer close(done)
-		p := newPacer()
-		if e.c.GoTimers {
-			p = &timerPacer{}
-		}
-		p.begin(e.zero)
+	p := newPacer()
+	if e.c.GoTimers {
+		p = &timerPacer{}
+	}
+	return paced(p, e.zero, func(p pacer) {
 		for j := range jobs {
 			if !waitUntil(ctx, p, e.zero, j.due) {
 				continue // cancelled: what is not due yet was never offered
@@ -173,10 +169,7 @@ func (e *engine) pace(ctx context.Context, jobs <-chan job) (cores float64) {
 				e.drop(j)
 			}
 		}
-		cores = p.cores()
-	}()
-	<-done
-	return cores
+	})
 }
 
 // drain waits for the answers on their way, then gives up on them.

@@ -34,6 +34,34 @@ func waitUntil(ctx context.Context, p pacer, zero time.Time, due time.Duration) 
 	}
 }
 
+// Pace calls each for every index of s that belongs to stripe when it is due,
+// counted from zero, on one precisely paced goroutine, and returns when there
+// is none left or ctx has ended. each must not block.
+func Pace(ctx context.Context, zero time.Time, s Schedule, stripe Stripe, each func(i int64)) {
+	paced(newPacer(), zero, func(p pacer) {
+		for i := range stripe.Indexes(s.N()) {
+			if !waitUntil(ctx, p, zero, s.Due(i)) {
+				return
+			}
+			each(i)
+		}
+	})
+}
+
+// paced runs f on a goroutine of its own, since a pacer may keep its thread,
+// and returns the CPU time per wall time that pacing took.
+func paced(p pacer, zero time.Time, f func(pacer)) (cores float64) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.begin(zero)
+		f(p)
+		cores = p.cores()
+	}()
+	<-done
+	return cores
+}
+
 // timerPacer paces with Go's timers: about half a millisecond late, but
 // portable, and it obeys virtual time.
 type timerPacer struct{ zero time.Time }

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"iter"
 	"math"
 	"math/bits"
 	"time"
@@ -103,19 +104,15 @@ type Stripe struct {
 	Offsets []int64 // each > 0
 }
 
-// walk returns an iterator over the indexes below n that belong to the stripe.
-func (s Stripe) walk(n int64) func() (int64, bool) {
-	i, k, steps := s.Start, 0, s.Offsets
+// Indexes are those below n that belong to the stripe, in order.
+func (s Stripe) Indexes(n int64) iter.Seq[int64] {
+	steps := s.Offsets
 	if len(steps) == 0 {
 		steps = []int64{1}
 	}
-	return func() (int64, bool) {
-		at := i
-		if at >= n {
-			return 0, false
+	return func(yield func(int64) bool) {
+		for i, k := s.Start, 0; i < n && yield(i); k++ {
+			i += steps[k%len(steps)]
 		}
-		i += steps[k]
-		k = (k + 1) % len(steps)
-		return at, true
 	}
 }

@@ -81,10 +81,7 @@ func TestStripesShareOutEveryIndexOnce(t *testing.T) {
 	for k := int64(1); k <= 8; k++ {
 		var got []int64
 		for start := range k {
-			next := Stripe{Start: start, Offsets: []int64{k}}.walk(n)
-			for i, ok := next(); ok; i, ok = next() {
-				got = append(got, i)
-			}
+			got = slices.AppendSeq(got, Stripe{Start: start, Offsets: []int64{k}}.Indexes(n))
 		}
 		slices.Sort(got)
 		if int64(len(got)) != n || got[0] != 0 || got[n-1] != n-1 || len(slices.Compact(got)) != n {
