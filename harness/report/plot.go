@@ -63,7 +63,6 @@ const maxPoints = 800
 func inkColor() color.Color       { return color.RGBA{1, 2, 3, 255} }
 func gridColor() color.Color      { return color.RGBA{1, 2, 4, 255} }
 func lineColor(i int) color.Color { return color.RGBA{1, 3, uint8(i % palette), 255} }
-func lineVariable(i int) string   { return fmt.Sprintf("--c%d", i%palette) }
 
 func drawChart(title, note string, a axes, lines []line) chart {
 	c := chart{Title: title, Note: note}

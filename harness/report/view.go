@@ -111,11 +111,6 @@ func (g group) Tally() string {
 	return fmt.Sprintf("%d of %d %s", n, len(g.Checks), g.Verdict)
 }
 
-// bad returns what did not pass, worst first.
-func bad(cs []verdict.Check) []verdict.Check {
-	return slices.DeleteFunc(worstFirst(cs), func(c verdict.Check) bool { return c.Verdict == verdict.Pass })
-}
-
 // place is where a check points to, "" for nowhere.
 func place(c verdict.Check) string {
 	switch {
