@@ -210,7 +210,7 @@ func integer(doc pyjson.Value, field string, least, most int64) (int64, error) {
 			return i, nil
 		}
 	}
-	return 0, fmt.Errorf("%s is %.40s; a node that buffers needs an integer between %d and %d", field, v.Text(), least, most)
+	return 0, fmt.Errorf("%s is %.40s; want an integer from %d to %d, since the node buffers", field, v.Text(), least, most)
 }
 
 // record stores what the plan found out about known nodes.
