@@ -41,6 +41,7 @@ const (
 	pollRecords  = 2_000
 	fetchBytes   = 8 << 20 // also what one broker may have waiting in memory
 	writeWithin  = 5 * time.Second
+	restAfter    = 30 * time.Second // of a dead-letter topic that took no record
 	commitWithin = 10 * time.Second
 	pause        = 250 * time.Millisecond // after a poll that failed
 )
@@ -95,7 +96,7 @@ func New(cfg Config, sink Sink) (*Consumer, error) {
 // that Kafka's client refuses.
 func (c *Consumer) Run(ctx context.Context) error {
 	writer, err := kgo.NewClient(
-		kgo.SeedBrokers(c.cfg.Brokers...), kgo.AllowAutoTopicCreation(),
+		kgo.SeedBrokers(c.cfg.Brokers...), kgo.AllowAutoTopicCreation(), kgo.MetadataMinAge(pause),
 		// Acknowledgements carry their own key against repetition, and only a
 		// plain write can be given up in time.
 		kgo.DisableIdempotentWrite(), kgo.RequiredAcks(kgo.AllISRAcks()))
@@ -109,7 +110,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return fmt.Errorf("controlbus reader: %w", err)
 	}
 	defer reader.CloseAllowingRebalance()
-	out := &kafkaOutbox{client: writer, ackTopic: c.cfg.AckTopic, within: writeWithin, metrics: c.metrics, log: c.cfg.Log}
+	out := &kafkaOutbox{
+		client: writer, ackTopic: c.cfg.AckTopic, within: writeWithin, rest: restAfter,
+		metrics: c.metrics, log: c.cfg.Log, resting: map[string]time.Time{},
+	}
 	p := newProcessor(c.sink, out, c.metrics, c.cfg.Log, c.cfg.Now, c.cfg.Gap)
 	for ctx.Err() == nil {
 		c.turn(ctx, reader, p, offsets)

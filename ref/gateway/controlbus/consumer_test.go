@@ -406,6 +406,24 @@ func TestABrokerThatComesBackIsReadAgain(t *testing.T) {
 	b.wantFrames(`policy_updated {"version":1,"policy_version":2}`)
 }
 
+func TestAFloodOfBadRecordsWithoutADeadLetterTopicDoesNotStopTheBus(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, busTopics...)) // creates no topic by itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	b := newBus(t, c.ListenAddrs())
+	b.run()
+	for range 50 {
+		b.produce("policy", "w", "{broken")
+	}
+	b.produce("policy", "w", `{"version":1,"policy_version":1}`)
+	b.wantFrames(`policy_updated {"version":1,"policy_version":1}`)
+	if got := b.metric("controlbus_dead_letters_lost_total", "policy"); got != 50 {
+		t.Errorf("%v records are told as lost, want 50", got)
+	}
+}
+
 func TestMissingSettingsAreNamed(t *testing.T) {
 	for want, cfg := range map[string]controlbus.Config{
 		"brokers": {}, "topics": {Brokers: []string{"x:1"}}, "metrics": {Brokers: []string{"x:1"}, Topics: busTopics},

@@ -58,13 +58,16 @@ func deadLetter(r *kgo.Record, why error) *kgo.Record {
 }
 
 // kafkaOutbox writes to Kafka. A write that fails is told and given up after
-// its time: the bus goes on.
+// its time: the bus goes on. A dead-letter topic that refused a record is left
+// alone for a while, so that a flood of bad records costs that time once.
 type kafkaOutbox struct {
 	client   *kgo.Client
 	ackTopic string
 	within   time.Duration
+	rest     time.Duration
 	metrics  *metrics
 	log      *slog.Logger
+	resting  map[string]time.Time // dead-letter topics, until when
 }
 
 func (o *kafkaOutbox) ack(ctx context.Context, a ack) {
@@ -79,10 +82,21 @@ func (o *kafkaOutbox) ack(ctx context.Context, a ack) {
 func (o *kafkaOutbox) bury(ctx context.Context, r *kgo.Record, why error) {
 	letter := deadLetter(r, why)
 	o.log.Warn("controlbus_record_buried", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "in", letter.Topic, "error", why)
-	if err := o.write(ctx, letter); err != nil {
+	if err := o.keep(ctx, letter); err != nil {
 		o.metrics.unburied.WithLabelValues(r.Topic).Inc()
 		o.log.Error("controlbus_record_lost", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "error", err)
 	}
+}
+
+func (o *kafkaOutbox) keep(ctx context.Context, letter *kgo.Record) error {
+	if until := o.resting[letter.Topic]; time.Now().Before(until) {
+		return fmt.Errorf("topic %s: it took no record lately and is tried again at %s", letter.Topic, until.Format(time.TimeOnly))
+	}
+	err := o.write(ctx, letter)
+	if err != nil {
+		o.resting[letter.Topic] = time.Now().Add(o.rest)
+	}
+	return err
 }
 
 func (o *kafkaOutbox) write(ctx context.Context, r *kgo.Record) error {
