@@ -129,6 +129,7 @@ func openRedis(rt *service.Runtime, c *Config) *redis.Client {
 		MaxRetries:            -1, // a repeated RPUSH would queue a strategy twice
 		ContextTimeoutEnabled: true,
 		DisableIdentity:       true,
+		Protocol:              2, // no push messages to look for after each command
 		MaintNotificationsConfig: &maintnotifications.Config{
 			Mode: maintnotifications.ModeDisabled,
 		},

@@ -20,6 +20,16 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.Serve(w, r, 
 // Serve upgrades r and sends it the events that pass the filter, until the
 // client goes or the hub closes. A hub that is closed or full answers 503.
 func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, f Filter) {
+	h.upgrade(w, r, f, &session{joined: func() {}, left: func() {}})
+}
+
+// A session is what an endpoint does beside handing out events.
+type session struct {
+	joined, left func()
+	inbound      func(context.Context, *client, *websocket.Conn, []byte) error // nil: texts are ignored
+}
+
+func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, f Filter, s *session) {
 	if err := h.reserve(); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
@@ -32,7 +42,7 @@ func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, f Filter) {
 		h.cfg.Log.Debug("ws_handshake_refused", "remote", r.RemoteAddr, "error", err)
 		return
 	}
-	h.serve(context.WithoutCancel(r.Context()), conn, f)
+	h.serve(context.WithoutCancel(r.Context()), conn, f, s)
 }
 
 // A client is one connection. Three goroutines serve it: the request's own one
@@ -43,7 +53,7 @@ type client struct {
 	abort  context.CancelFunc
 }
 
-func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter) {
+func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter, s *session) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer conn.CloseNow() // a second close does nothing
@@ -53,8 +63,10 @@ func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter) {
 		_ = conn.Close(websocket.StatusNormalClosure, "")
 		return
 	}
+	s.joined()
+	defer s.left()
 	var helpers sync.WaitGroup
-	helpers.Go(func() { defer cancel(); drain(ctx, conn) })
+	helpers.Go(func() { defer cancel(); c.receive(ctx, conn, s.inbound) })
 	helpers.Go(func() { defer cancel(); keepAlive(ctx, conn, h.cfg.PingEvery) })
 	err := c.write(ctx, conn)
 	h.leave(c)
@@ -83,14 +95,26 @@ func (c *client) write(ctx context.Context, conn *websocket.Conn) error {
 	}
 }
 
-// drain reads and forgets, which also answers pings and sees the client go.
-func drain(ctx context.Context, conn *websocket.Conn) {
+// receive reads what the client sends, which also answers pings and sees the
+// client go.
+func (c *client) receive(ctx context.Context, conn *websocket.Conn, inbound func(context.Context, *client, *websocket.Conn, []byte) error) {
 	for {
-		_, r, err := conn.Reader(ctx)
+		kind, r, err := conn.Reader(ctx)
 		if err != nil {
 			return
 		}
-		if _, err := io.Copy(io.Discard, r); err != nil {
+		if inbound == nil {
+			if _, err = io.Copy(io.Discard, r); err != nil {
+				return
+			}
+			continue
+		}
+		if kind != websocket.MessageText {
+			_ = conn.Close(websocket.StatusUnsupportedData, "text only")
+			return
+		}
+		text, err := io.ReadAll(r)
+		if err != nil || inbound(ctx, c, conn, text) != nil {
 			return
 		}
 	}
