@@ -306,6 +306,25 @@ func (k k6) testSegments(t *testing.T) {
 	}
 	wg.Wait()
 	checkShares(t, dirs)
+	k.checkMerge(t, dirs)
+}
+
+func (k k6) checkMerge(t *testing.T, dirs []string) {
+	t.Helper()
+	merged := filepath.Join(t.TempDir(), "merged")
+	merge := append([]string{"x", "plumbline-merge", "--out", merged}, dirs...)
+	if out, err := exec.Command(k.bin, merge...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if r := result(t, merged); r.Ledger.Offered != 300 || r.WarmUpLedger.Offered != 100 || len(outcomes(t, merged)) != 400 {
+		t.Errorf("merged %+v, %+v; want 300 offered after 100", r.Ledger, r.WarmUpLedger)
+	}
+	if out, err := exec.Command(k.bin, append(merge, dirs[0])...).CombinedOutput(); err == nil {
+		t.Errorf("merging one instance twice passed:\n%s", out)
+	}
+	if out, err := exec.Command(k.bin, "x", "plumbline-merge", "--out", dirs[0], dirs[0], dirs[1]).CombinedOutput(); err == nil || len(outcomes(t, dirs[0])) != 200 {
+		t.Errorf("merging over an instance: %v, %d outcomes left of 200\n%s", err, len(outcomes(t, dirs[0])), out)
+	}
 }
 
 // checkShares holds the three instances together against the whole schedule.

@@ -9,13 +9,15 @@ import (
 	"go.k6.io/k6/js/common"
 	"go.k6.io/k6/js/modules"
 	"go.k6.io/k6/lib"
+	"go.k6.io/k6/subcommand"
 )
 
-// Register makes the module and the executor known to k6. The main package of our k6 calls it
+// Register makes the module, the executor and the merge command known to k6. The main package of our k6 calls it
 // once, before k6 starts.
 func Register() {
 	modules.Register("k6/x/plumbline", &root{})
 	lib.RegisterExecutorConfigType(ArrivalRate, newArrivalConfig)
+	subcommand.RegisterExtension(mergeCommand, newMergeCommand)
 }
 
 // root is the module, one a process.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -367,23 +368,37 @@ func TestPreciseLagAndLedgerOverRealTime(t *testing.T) {
 
 // Ten minutes leave no more behind than one, but for an entry a second.
 func TestMemoryIsConstant(t *testing.T) {
-	live := func(minutes int) (histograms, open int) {
-		synctest.Test(t, func(t *testing.T) {
-			r := newRecorder(0)
-			for i := range 60 * minutes * 100 {
-				due := time.Duration(i) * 10 * time.Millisecond
-				r.offered(due)
-				r.settled(Outcome{Class: "a", Window: true, Fate: Accepted, Due: due, Sent: due, Done: due + time.Millisecond}, Reply{})
+	one, ten := liveAfter(t, time.Minute), liveAfter(t, 10*time.Minute)
+	const entries = 540 * 128 // seconds more, with room
+	if ten > one+entries+64<<10 {
+		t.Errorf("%d bytes live after a minute, %d after ten", one, ten)
+	}
+}
+
+// liveAfter is the heap that the evidence of a run of length d holds, measured
+// while the run's last requests are still open.
+func liveAfter(t *testing.T, d time.Duration) (live int64) {
+	synctest.Test(t, func(t *testing.T) {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		c := virtual(50)
+		c.Schedule, c.Window = Constant{Rate: 50, For: d}, d-c.WarmUp
+		last := c.Schedule.N() - 1
+		src := scripted(func(ctx context.Context, i int64) (Reply, error) {
+			if i == last {
+				runtime.GC()
+				runtime.ReadMemStats(&after)
 			}
-			histograms, open = len(r.series.free), len(r.series.open)
+			return sleepy(10*time.Millisecond)(ctx, i)
 		})
-		return histograms, open
-	}
-	h1, o1 := live(1)
-	h10, o10 := live(10)
-	if h1 != h10 || o1 != o10 || h10 > 2 || o10 > 1 {
-		t.Errorf("1 minute: %d free histograms, %d open seconds; 10 minutes: %d, %d", h1, o1, h10, o10)
-	}
+		ev, err := Offer(t.Context(), c, src)
+		if err != nil || ev.Result.Ledger.Answered != int64(50*c.Window.Seconds()) {
+			t.Fatalf("%v, %+v", err, ev.Result.Ledger)
+		}
+		live = int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	})
+	return live
 }
 
 func TestEmptyRunIsValidJSON(t *testing.T) {

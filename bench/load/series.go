@@ -17,6 +17,7 @@ type series struct {
 	newest  int64
 	entries map[int64]Second
 	free    []*hdrhistogram.Histogram
+	keep    bool // all seconds stay open to the end, for outcomes that are not in order
 }
 
 type openSecond struct {
@@ -54,7 +55,7 @@ func (s *series) settled(k int64, latency time.Duration) {
 }
 
 func (s *series) closeIfDone(k int64, o *openSecond) {
-	if k < s.newest && o.unsettled == 0 {
+	if k < s.newest && o.unsettled == 0 && !s.keep {
 		s.close(k, o)
 	}
 }
