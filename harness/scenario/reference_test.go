@@ -84,7 +84,6 @@ func reference(t *testing.T) scenario.Env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Processes[0].Argv = append(d.Processes[0].Argv, "--replication=1")
 	in, err := sut.Start(t.Context(), d, sut.Options{Backends: set, BinDir: bin, LogDir: logs, RunID: "test", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

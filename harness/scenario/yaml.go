@@ -172,11 +172,11 @@ func (d *document) convertScalar(n ast.Node) any {
 	return nil
 }
 
-// plainText is text, or the number that YAML 1.2 sees in an unquoted 1e16; the
-// parser below knows numbers with an exponent only when they have a point.
+// plainText is text, or the number that YAML 1.2 sees in an unquoted 1e16 or in
+// very many digits: there the YAML library sees text.
 func plainText(n *ast.StringNode) any {
 	quoted := n.Token.Type == token.DoubleQuoteType || n.Token.Type == token.SingleQuoteType
-	if !quoted && strings.ContainsAny(n.Value, "eE") && strings.Trim(n.Value, "0123456789+-.eE") == "" && json.Valid([]byte(n.Value)) {
+	if !quoted && strings.Trim(n.Value, "0123456789+-.eE") == "" && json.Valid([]byte(n.Value)) {
 		return json.Number(n.Value)
 	}
 	return n.Value
