@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"qmtl.internal/plumbline/ref/gateway/submit"
@@ -30,7 +29,7 @@ func (g *Gateway) answerError(w http.ResponseWriter, r *http.Request, err error)
 		answerProblem(w, problem)
 		return
 	}
-	if unsaid, ok := g.failures.pass(time.Now()); ok {
+	if unsaid, ok := g.failures.Pass(time.Now()); ok {
 		g.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err, "more_unsaid", unsaid)
 	}
 	switch {
@@ -43,27 +42,6 @@ func (g *Gateway) answerError(w http.ResponseWriter, r *http.Request, err error)
 	default:
 		answerInternal(w)
 	}
-}
-
-// throttle lets one event a second pass and counts the others, so that an outage
-// under load does not flood the log.
-type throttle struct {
-	mu     sync.Mutex
-	last   time.Time
-	unsaid int
-}
-
-// pass says whether an event at now passes, and how many did not since the last
-// one.
-func (t *throttle) pass(now time.Time) (unsaid int, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if now.Sub(t.last) < time.Second {
-		t.unsaid++
-		return 0, false
-	}
-	unsaid, t.unsaid, t.last = t.unsaid, 0, now
-	return unsaid, true
 }
 
 // answerInternal is the answer to what nobody foresaw: text, not JSON, as the

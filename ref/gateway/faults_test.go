@@ -136,22 +136,24 @@ func chunksOf(make_ func(req *pb.DiffRequest) []*pb.DiffChunk) func(context.Cont
 func crc(n uint32) *uint32 { return &n }
 
 // badDiffs are diffs without a usable reply, with the sentinel that a dry run
-// of one world answers then; %x stands for the CRC.
+// of one world answers then.
 func badDiffs() map[string]struct {
 	chunks   func(context.Context, *pb.DiffRequest) ([]*pb.DiffChunk, error)
 	sentinel string
+	outcome  string // in gateway_diffs_total
 } {
 	return map[string]struct {
 		chunks   func(context.Context, *pb.DiffRequest) ([]*pb.DiffChunk, error)
 		sentinel string
+		outcome  string
 	}{
-		"hangs":       {hang[*pb.DiffRequest, []*pb.DiffChunk], "dryrun:3d03d42a"},
-		"other crc":   {chunksOf(func(*pb.DiffRequest) []*pb.DiffChunk { return []*pb.DiffChunk{{SentinelId: "s", Crc32: crc(7)}} }), "dryrun:3d03d42a"},
-		"no chunk":    {chunksOf(func(*pb.DiffRequest) []*pb.DiffChunk { return nil }), "dryrun:3d03d42a"},
-		"no crc":      {chunksOf(func(*pb.DiffRequest) []*pb.DiffChunk { return []*pb.DiffChunk{{SentinelId: "s"}} }), ""},
-		"disagreeing": {chunksOf(func(r *pb.DiffRequest) []*pb.DiffChunk { return []*pb.DiffChunk{{Crc32: crcOf(r)}, {Crc32: crc(7)}} }), ""},
-		"refused":     {refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.InvalidArgument), ""},
-		"internal":    {refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.Internal), ""},
+		"hangs":       {hang[*pb.DiffRequest, []*pb.DiffChunk], "dryrun:3d03d42a", "late"},
+		"other crc":   {chunksOf(func(*pb.DiffRequest) []*pb.DiffChunk { return []*pb.DiffChunk{{SentinelId: "s", Crc32: crc(7)}} }), "dryrun:3d03d42a", "crc_differs"},
+		"no chunk":    {chunksOf(func(*pb.DiffRequest) []*pb.DiffChunk { return nil }), "dryrun:3d03d42a", "crc_differs"},
+		"no crc":      {chunksOf(func(*pb.DiffRequest) []*pb.DiffChunk { return []*pb.DiffChunk{{SentinelId: "s"}} }), "", "no_reply"},
+		"disagreeing": {chunksOf(func(r *pb.DiffRequest) []*pb.DiffChunk { return []*pb.DiffChunk{{Crc32: crcOf(r)}, {Crc32: crc(7)}} }), "", "no_reply"},
+		"refused":     {refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.InvalidArgument), "", "no_reply"},
+		"internal":    {refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.Internal), "", "no_reply"},
 	}
 }
 
@@ -166,6 +168,9 @@ func TestDiffThatFailsOnlyChangesTheAnswer(t *testing.T) {
 			a := s.post("/strategies/dry-run", body(oneNode("b"), "w"))
 			if dry := ackOf(t, a); a.status != 200 || dry.SentinelID != c.sentinel || len(dry.QueueMap) != 0 {
 				t.Errorf("dry run answered %d %s, want sentinel %q", a.status, a.body, c.sentinel)
+			}
+			if got := s.metric(`gateway_diffs_total{outcome="` + c.outcome + `"}`); got != "2" {
+				t.Errorf("%s counted %s times, want twice", c.outcome, got)
 			}
 		})
 	}

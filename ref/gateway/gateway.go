@@ -21,6 +21,7 @@ import (
 	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/submit"
+	"qmtl.internal/plumbline/ref/internal/service"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
@@ -36,7 +37,7 @@ type Gateway struct {
 	maxBody  int64
 	bodies   *semaphore.Weighted // bytes of large bodies that may be in memory at once
 	guard    bool                // the live guard is on, as /status says
-	failures throttle
+	failures service.Throttle
 }
 
 // Handler gives the routes.

@@ -324,18 +324,3 @@ func TestGatewayStartsAndServesWhileEverythingIsAway(t *testing.T) {
 		t.Errorf("health %d %s", a.status, a.body)
 	}
 }
-
-func TestThrottleLetsOneASecondPassAndCountsTheRest(t *testing.T) {
-	var th throttle
-	now := time.Unix(100, 0)
-	for i, want := range []struct {
-		after  time.Duration
-		unsaid int
-		ok     bool
-	}{{0, 0, true}, {time.Millisecond, 0, false}, {time.Millisecond, 0, false}, {time.Second, 2, true}, {time.Second, 0, true}} {
-		now = now.Add(want.after)
-		if unsaid, ok := th.pass(now); unsaid != want.unsaid || ok != want.ok {
-			t.Errorf("event %d: %d, %v; want %d, %v", i, unsaid, ok, want.unsaid, want.ok)
-		}
-	}
-}

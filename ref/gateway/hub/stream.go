@@ -192,7 +192,7 @@ func unprocessable(mistakes ...pyjson.Value) *contract.Problem {
 // query, decides what the client gets. Without a valid one it is refused before
 // the upgrade with 403 and no body.
 func (s *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	grant, err := s.keys.Verify(tokenOf(r), s.hub.cfg.Now())
+	grant, err := s.keys.Verify(tokenOf(r), Audience, s.hub.cfg.Now())
 	if err != nil {
 		s.refused.Inc()
 		s.hub.cfg.Log.Info("ws_auth_failed", "remote", r.RemoteAddr, "error", err)
@@ -244,7 +244,7 @@ func (s *Stream) refresh(ctx context.Context, c *client, conn *websocket.Conn, t
 	if !ok {
 		return nil
 	}
-	grant, err := s.keys.Verify(text, s.hub.cfg.Now())
+	grant, err := s.keys.Verify(text, Audience, s.hub.cfg.Now())
 	if err != nil {
 		s.failedRefreshes.Inc()
 		s.hub.cfg.Log.Info("ws_refresh_failed", "error", err)

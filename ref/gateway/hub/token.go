@@ -73,17 +73,17 @@ func (k *Keys) Sign(world, strategy string, topics []string, now time.Time, ttl 
 	return token, nil
 }
 
-// Verify checks signature, audience and expiry, in whole seconds; a token
+// Verify checks signature, audience (Audience for the stream) and expiry, in whole seconds; a token
 // without exp never expires. Anything else than EdDSA, "none" above all, is
 // refused.
-func (k *Keys) Verify(token string, now time.Time) (Grant, error) {
+func (k *Keys) Verify(token, audience string, now time.Time) (Grant, error) {
 	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithoutClaimsValidation(), jwt.WithJSONNumber())
 	claims := jwt.MapClaims{}
 	if _, err := parser.ParseWithClaims(token, claims, k.find); err != nil {
 		return Grant{}, fmt.Errorf("%w: %w", ErrToken, err)
 	}
-	if claims["aud"] != Audience {
-		return Grant{}, fmt.Errorf("%w: audience %v, want %s", ErrToken, claims["aud"], Audience)
+	if aud, ok := claims["aud"].(string); !ok || aud != audience {
+		return Grant{}, fmt.Errorf("%w: audience %v, want %s", ErrToken, claims["aud"], audience)
 	}
 	if err := expired(claims["exp"], now); err != nil {
 		return Grant{}, err

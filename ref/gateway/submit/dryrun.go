@@ -38,7 +38,6 @@ func (p *Pipeline) dryRunOne(ctx context.Context, s *submission) {
 // fallBack answers with tag lookups; without any reply the sentinel stays
 // empty, after a late or a wrong one it is made of the CRC.
 func (p *Pipeline) fallBack(ctx context.Context, s *submission, err error) {
-	p.Log.Debug("dry run", "error", err)
 	if !errors.Is(err, ErrNoReply) {
 		s.ack.SentinelID = contract.DryRunSentinel(s.crc)
 	}

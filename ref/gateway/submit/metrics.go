@@ -19,6 +19,7 @@ type Metrics struct {
 	IDMismatch       *bounded // node_type
 	SchemaConflict   *bounded // node_type
 	Downgrades       *bounded // reason
+	diffs            *prometheus.CounterVec
 	stages           *prometheus.HistogramVec
 	latency          window
 }
@@ -40,8 +41,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	crc := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "nodeid_checksum_mismatch_total", Help: "Submissions whose node_ids_crc32 is wrong.",
 	}, []string{"source"})
+	m.diffs = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "gateway_diffs_total", Help: "Diffs by how they ended: ok, late, no_reply, crc_differs.",
+	}, []string{"outcome"})
 	m.ChecksumMismatch = crc.WithLabelValues("dag")
-	reg.MustRegister(crc, m.stages, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	reg.MustRegister(crc, m.stages, m.diffs, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "gateway_e2e_latency_p95", Help: "95th percentile of the last 100 accepted submissions, milliseconds.",
 	}, m.latency.p95))
 	return m

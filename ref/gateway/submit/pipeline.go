@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"qmtl.internal/plumbline/ref/dag"
+	"qmtl.internal/plumbline/ref/internal/service"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
@@ -61,6 +62,7 @@ type Pipeline struct {
 	Now        func() time.Time
 
 	buffers buffers
+	silent  service.Throttle
 }
 
 // buffers lends the memory of commit-log records.

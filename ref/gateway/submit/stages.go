@@ -133,10 +133,7 @@ func (p *Pipeline) diff(ctx context.Context, s *submission) error {
 	})
 	reply, err := p.ask(ctx, p.Limits.Diff, s, s.claim.ID, s.worlds[0])
 	_ = lookups.Wait() // gives no error
-	switch {
-	case err != nil:
-		p.Log.Debug("diff", "strategy", s.claim.ID, "error", err)
-	case reply.SentinelID != "":
+	if err == nil && reply.SentinelID != "" {
 		s.ack.SentinelID = reply.SentinelID
 	}
 	return nil
@@ -150,7 +147,7 @@ func (p *Pipeline) lookups(ctx context.Context, s *submission) QueueMap {
 var errCRC = errors.New("crc32 of the diff differs")
 
 // ask runs one diff within limit and checks that its CRC is that of the
-// submission.
+// submission. How it ended is counted, since the answer may not show it.
 func (p *Pipeline) ask(ctx context.Context, limit time.Duration, s *submission, id, world string) (*DiffReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -160,9 +157,30 @@ func (p *Pipeline) ask(ctx context.Context, limit time.Duration, s *submission, 
 		Partition: s.context.Partition, DatasetFingerprint: s.context.DatasetFingerprint,
 	})
 	if err == nil && reply.CRC32 != s.crc {
-		return nil, fmt.Errorf("%w: %08x, submitted %08x", errCRC, reply.CRC32, s.crc)
+		err = fmt.Errorf("%w: %08x, submitted %08x", errCRC, reply.CRC32, s.crc)
 	}
-	return reply, err
+	p.Metrics.diffs.WithLabelValues(diffOutcome(err)).Inc()
+	if err == nil {
+		return reply, nil
+	}
+	if unsaid, ok := p.silent.Pass(time.Now()); ok {
+		p.Log.Warn("diff without effect", "strategy", id, "world", world, "error", err, "more_unsaid", unsaid)
+	}
+	return nil, err
+}
+
+// diffOutcome is the label of a diff in metrics.
+func diffOutcome(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, errCRC):
+		return "crc_differs"
+	case errors.Is(err, ErrNoReply):
+		return "no_reply"
+	default:
+		return "late"
+	}
 }
 
 // confirm makes the registration last.

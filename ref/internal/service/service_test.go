@@ -242,3 +242,18 @@ func get(t *testing.T, url string) string {
 	}
 	return string(b)
 }
+
+func TestThrottleLetsOneASecondPassAndCountsTheRest(t *testing.T) {
+	var th service.Throttle
+	now := time.Unix(100, 0)
+	for i, want := range []struct {
+		after  time.Duration
+		unsaid int
+		ok     bool
+	}{{0, 0, true}, {time.Millisecond, 0, false}, {time.Millisecond, 0, false}, {time.Second, 2, true}, {time.Second, 0, true}} {
+		now = now.Add(want.after)
+		if unsaid, ok := th.Pass(now); unsaid != want.unsaid || ok != want.ok {
+			t.Errorf("event %d: %d, %v; want %d, %v", i, unsaid, ok, want.unsaid, want.ok)
+		}
+	}
+}
