@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -27,11 +28,12 @@ func busOptions(seeds []string) []kgo.Opt {
 		kgo.SeedBrokers(seeds...),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.AllowAutoTopicCreation(),
+		kgo.MetadataMinAge(500 * time.Millisecond), // how soon a broker that came back is noticed
 	}
 }
 
-// Publish implements Bus. It is used by one goroutine.
-func (b *kafkaBus) Publish(ctx context.Context, records []contract.Record) []error {
+// publish is used by one goroutine.
+func (b *kafkaBus) publish(ctx context.Context, records []contract.Record) []error {
 	errs := make([]error, len(records))
 	if len(records) == 0 {
 		return errs

@@ -13,11 +13,9 @@ import (
 	"qmtl.internal/plumbline/scenarios/contract"
 )
 
-// Bus takes records for Kafka, in order, and returns for each whether it was
-// stored. It waits for a broker that is away until ctx ends.
-type Bus interface {
-	Publish(ctx context.Context, records []contract.Record) []error
-}
+// publish hands records to the bus, in order, and returns for each whether it was
+// stored. It may wait for a broker that is away until ctx ends.
+type publish func(ctx context.Context, records []contract.Record) []error
 
 // queueFinder finds the queues that an update is about.
 type queueFinder interface {
@@ -29,7 +27,7 @@ type queueFinder interface {
 // when it leaves, so that it is true then; that is also why, once very many
 // wait, one that repeats another may be left out.
 type outbox struct {
-	bus     Bus
+	publish publish
 	queues  queueFinder
 	topic   string // of queue updates
 	crowded int    // events above which repetitions are left out
@@ -58,8 +56,8 @@ const (
 	outboxFull    = 10 // times crowded: the oldest is given up
 )
 
-func newOutbox(bus Bus, queues queueFinder, topic string, m *metrics, log *slog.Logger) *outbox {
-	return &outbox{bus: bus, queues: queues, topic: topic, crowded: outboxCrowded, metrics: m, log: log,
+func newOutbox(send publish, queues queueFinder, topic string, m *metrics, log *slog.Logger) *outbox {
+	return &outbox{publish: send, queues: queues, topic: topic, crowded: outboxCrowded, metrics: m, log: log,
 		latest: map[string]*event{}, wake: make(chan struct{}, 1)}
 }
 
@@ -160,7 +158,7 @@ func (o *outbox) flush(ctx context.Context) {
 		if len(batch) == 0 {
 			return
 		}
-		failed := o.publish(ctx, batch)
+		failed := o.send(ctx, batch)
 		if len(failed) == 0 {
 			delay = firstDelay
 			continue
@@ -193,8 +191,8 @@ func (o *outbox) putBack(failed []*event) {
 	o.metrics.retried.Add(float64(len(failed)))
 }
 
-// publish returns the events that did not leave, in order.
-func (o *outbox) publish(ctx context.Context, batch []*event) (failed []*event) {
+// send returns the events that did not leave, in order.
+func (o *outbox) send(ctx context.Context, batch []*event) (failed []*event) {
 	records := make([]contract.Record, 0, len(batch))
 	events := make([]*event, 0, len(batch))
 	for _, e := range batch {
@@ -207,7 +205,7 @@ func (o *outbox) publish(ctx context.Context, batch []*event) (failed []*event) 
 		records, events = append(records, r), append(events, e)
 	}
 	var first error
-	for i, err := range o.bus.Publish(ctx, records) {
+	for i, err := range o.publish(ctx, records) {
 		if err != nil {
 			failed = append(failed, events[i])
 			first = err

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // process is a DAG Manager that runs in the test as it does in its process:
 // flags in, ready line out, real listeners.
 type process struct {
-	t     *testing.T
+	t     testing.TB
 	ready contract.Ready
 	conn  *grpc.ClientConn
 	diff  pb.DiffServiceClient
@@ -32,7 +32,7 @@ type process struct {
 }
 
 // run starts a DAG Manager with flags and stops it when the test ends.
-func run(t *testing.T, flags ...string) *process {
+func run(t testing.TB, flags ...string) *process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	out, in := io.Pipe()

@@ -164,7 +164,7 @@ func openBus(rt *service.Runtime, c Config, store queueFinder, m *metrics) (*out
 		return nil, fmt.Errorf("controlbus %s: %w", c.ControlBus, err)
 	}
 	bus := &kafkaBus{client: client, topics: []string{c.QueueTopic, contract.SentinelWeightTopic}, log: rt.Log}
-	o := newOutbox(bus, store, c.QueueTopic, m, rt.Log)
+	o := newOutbox(bus.publish, store, c.QueueTopic, m, rt.Log)
 	rt.Metrics.MustRegister(gaugeFunc("dagmanager_events_waiting", "Events in the outbox.", o.waiting))
 	life, end := context.WithCancel(context.WithoutCancel(rt.Life()))
 	gone := make(chan struct{})

@@ -330,6 +330,9 @@ func (r *registrar) try(ctx context.Context, p *plan, open []int) error {
 		return errors.Join(err, r.nodes.Release(ctx, won(got)))
 	}
 	done, err := r.nodes.Confirm(ctx, got)
+	if err != nil && !errors.Is(err, ErrGone) {
+		return err
+	}
 	for i, at := range open {
 		s := &p.steps[at]
 		s.topic = got[i].Binding.Topic

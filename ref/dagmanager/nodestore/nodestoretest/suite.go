@@ -136,26 +136,24 @@ func unknown(t *testing.T, s suite) {
 
 func claimed(t *testing.T, s suite) {
 	first, second := s.claim(want("n", "c", "k")), s.claim(want("n", "c", "k"))
-	if !first[0].Won || second[0].Won || first[0].Binding.Topic != "t0" || second[0].Binding.Topic != "t0" {
-		t.Fatalf("claims %+v and %+v", first, second)
-	}
-	if n := s.lookup("n"); n == nil || len(n.Bindings) != 1 || n.Bindings[0].Ready || n.HasQueue {
-		t.Errorf("before it is confirmed: %+v", n)
-	}
+	s.same("who won", []bool{first[0].Won, second[0].Won}, []bool{true, false})
+	s.same("topics", []string{first[0].Binding.Topic, second[0].Binding.Topic}, []string{"t0", "t0"})
+	n := s.lookup("n")
+	s.same("bindings before it is confirmed", n.Bindings,
+		[]diff.Binding{{ComputeKey: "k", CodeHash: "c", SchemaHash: "s", Topic: "t0"}})
+	s.same("a queue before", n.HasQueue, false)
 	s.same("queues before", s.names([]string{"x"}, 60, "any"), []string{})
 	s.same("first confirmation", s.confirm(second), []bool{true})
 	s.same("second confirmation", s.confirm(first), []bool{false})
 	s.same("queues after", s.names([]string{"x"}, 60, "any"), []string{"t0"})
-	n := s.lookup("n")
-	if !n.Bindings[0].Ready || !n.HasQueue || n.Topic != "t0" || n.CodeHash != "c" || n.SchemaHash != "s" {
-		t.Errorf("after it is confirmed: %+v", n)
-	}
+	n = s.lookup("n")
+	s.same("bindings after", n.Bindings,
+		[]diff.Binding{{ComputeKey: "k", CodeHash: "c", SchemaHash: "s", Topic: "t0", Ready: true}})
+	s.same("the record", []string{n.Topic, n.CodeHash, n.SchemaHash}, []string{"t0", "c", "s"})
 	s.same("keys", n.ComputeKeys, []string{"k"})
 	owner, err := s.NodeByQueue(t.Context(), "t0")
 	s.ok(err)
-	if owner == nil || owner.ID != "n" {
-		t.Errorf("owner of t0: %+v", owner)
-	}
+	s.same("owner of t0", owner, n)
 }
 
 func apart(t *testing.T, s suite) {
