@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"qmtl.internal/plumbline/harness/audit"
 	"qmtl.internal/plumbline/harness/backend"
 	"qmtl.internal/plumbline/harness/complexity"
+	"qmtl.internal/plumbline/harness/probe"
 	"qmtl.internal/plumbline/harness/record"
 	"qmtl.internal/plumbline/harness/scenario"
 	"qmtl.internal/plumbline/harness/sut"
@@ -248,14 +250,30 @@ func (x *execution) loadStage(ctx context.Context) error {
 
 // offerWatched offers the load while the probes look at the SUT.
 func (x *execution) offerWatched(ctx context.Context, in *sut.Instance) error {
-	stop := x.watch(ctx, in)
+	w := probe.Watch(ctx, targets(in), probe.Options{Since: x.run.Started, Log: x.Log})
 	result, err := x.offer(ctx, in.Endpoints().Gateway)
-	series, probed := stop()
+	series, absent := w.Stop()
 	x.run.Load, x.run.Series = result, series
-	if probed != nil {
-		x.run.Notes = append(x.run.Notes, "probes: "+probed.Error())
-	}
+	maps.Copy(x.run.Absent, absent)
 	return err
+}
+
+// targets are the processes to probe. A process that was restarted is found
+// again by its name.
+func targets(in *sut.Instance) (out []probe.Target) {
+	for _, p := range in.Processes() {
+		out = append(out, probe.Target{Process: p.Name, PID: func() int { return pidOf(in, p.Name) }, Admin: p.Admin, Usage: p.Usage})
+	}
+	return out
+}
+
+func pidOf(in *sut.Instance, name string) int {
+	for _, p := range in.Processes() {
+		if p.Name == name {
+			return p.PID
+		}
+	}
+	return 0
 }
 
 func (x *execution) audit(ctx context.Context, w audit.World, before audit.Snapshot) error {

@@ -17,10 +17,12 @@ import (
 )
 
 func (a *app) bench() *cobra.Command {
+	var stages []string
 	cmd := &cobra.Command{
 		Use: "bench", Short: "the whole gate: contract, load, audit, complexity, comparison, verdict", Args: cobra.NoArgs,
-		RunE: a.measure(verdict.Stages()...),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.measure(stages...)(cmd, args) },
 	}
+	cmd.Flags().StringSliceVar(&stages, "stages", verdict.Stages(), "what to run; fewer than all is not the whole gate, and the answer says so")
 	a.flags.run(cmd.Flags())
 	a.flags.offered(cmd.Flags())
 	a.flags.asked(cmd.Flags())

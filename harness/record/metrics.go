@@ -33,7 +33,7 @@ const (
 	ComplexityMax      = "complexity_max"
 	ComplexityOver     = "complexity_over_limit"
 	allRequests        = "all" // the class that is the union
-	liveHeap, resident = "heap_live_bytes", "rss_bytes"
+	liveHeap, resident = "heap_live_bytes", "rss_peak_bytes"
 )
 
 // Derived lists the names that Derive gives a value or a reason for.
@@ -137,16 +137,16 @@ func (d deriver) load(r *Run) {
 	} else {
 		d.missing("the window has no length", Throughput)
 	}
-	d.timing(r.Load.Classes[allRequests])
+	d.timing(r.Load.Classes[allRequests], r.Load.Generator)
 }
 
-func (d deriver) timing(all load.Class) {
+func (d deriver) timing(all load.Class, generator load.Quantiles) {
 	if all.N == 0 {
 		d.missing("no request was answered in the window", P50, P95, P99, P999, GeneratorLagP99)
 		return
 	}
 	q := all.Latency
-	for name, v := range map[string]float64{P50: q.P50, P95: q.P95, P99: q.P99, P999: q.P999, GeneratorLagP99: all.Lag.P99} {
+	for name, v := range map[string]float64{P50: q.P50, P95: q.P95, P99: q.P99, P999: q.P999, GeneratorLagP99: generator.P99} {
 		d.put(name, v, Milliseconds, all.N)
 	}
 	d.warnFew(all.N)

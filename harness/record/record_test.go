@@ -30,7 +30,8 @@ func sample() *record.Run {
 		Load: &load.Result{
 			Version: load.ResultVersion, Started: began, Window: 10 * time.Second,
 			Ledger:  load.Ledger{Offered: 10, Answered: 8, Lost: 1, Dropped: 1, Accepted: 7, Rejected: 1},
-			Classes: map[string]load.Class{"all": {N: 8, Latency: load.Quantiles{P50: 1, P95: 2, P99: 3, P999: 4}, Lag: load.Quantiles{P99: 0.1}}},
+			Classes: map[string]load.Class{"all": {N: 8, Latency: load.Quantiles{P50: 1, P95: 2, P99: 3, P999: 4}, Lag: load.Quantiles{P99: 7}}},
+			Generator: load.Quantiles{P99: 0.1},
 		},
 		Audit: &record.Audit{Accepted: 7, Lost: []record.Finding{{ID: "s1", What: "no record"}}},
 		Series: []record.Series{

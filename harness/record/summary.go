@@ -28,7 +28,7 @@ type Summary struct {
 	P99  *float64 `json:"p99_ms"`
 	P999 *float64 `json:"p999_ms"`
 
-	GeneratorLagP99 *float64 `json:"generator_lag_p99_ms"` // sent − due: the generator's own lateness
+	GeneratorLagP99 *float64 `json:"generator_lag_p99_ms"` // how late requests left through the generator's own fault
 	Throughput      *float64 `json:"throughput_per_s"`     // answered a second of the window
 	HeapPeak        *int64   `json:"heap_peak_bytes"`      // largest live heap of the capped process
 	HeapCap         *int64   `json:"heap_cap_bytes"`

@@ -131,7 +131,7 @@ func (j *judge) within(l LatencyLimit, name string, limit float64) {
 }
 
 func (j *judge) lagAt(name string) float64 {
-	q := j.cand.Load.Classes["all"].Lag
+	q := j.cand.Load.Generator
 	switch name {
 	case record.P50:
 		return q.P50

@@ -51,12 +51,13 @@ func good() *record.Run {
 			Version: load.ResultVersion, Started: began, Rate: 1000, Window: 10 * time.Second, WarmUp: 2 * time.Second,
 			Ledger:       load.Ledger{Offered: 10000, Answered: 10000, Accepted: 9800, Rejected: 200},
 			WarmUpLedger: load.Ledger{Offered: 2000, Answered: 2000, Accepted: 1960, Rejected: 40},
-			Classes:      map[string]load.Class{"all": {N: 10000, Latency: q, Lag: load.Quantiles{P50: 0.02, P95: 0.05, P99: 0.1, P999: 0.9}}},
+			Classes:      map[string]load.Class{"all": {N: 10000, Latency: q, Lag: load.Quantiles{P99: 7}}},
+			Generator:    load.Quantiles{P50: 0.02, P95: 0.05, P99: 0.1, P999: 0.9},
 		},
 		Audit: &record.Audit{Accepted: 11760, Records: 11760, Registered: 11760, Nodes: 50, Topics: 50},
 		Series: []record.Series{
 			{Name: "heap_live_bytes", Process: "gateway", Unit: record.Bytes, Points: [][2]float64{{0, 50 << 20}, {5, 60 << 20}}},
-			{Name: "rss_bytes", Process: "gateway", Unit: record.Bytes, Points: [][2]float64{{0, 90 << 20}}},
+			{Name: "rss_peak_bytes", Process: "gateway", Unit: record.Bytes, Points: [][2]float64{{0, 90 << 20}}},
 		},
 		Complexity: &record.Complexity{Limit: 10, Funcs: []record.Func{{Lang: "go", File: "ref/a.go", Line: 3, Name: "Fine", CC: 9}}},
 	}
@@ -162,7 +163,22 @@ func TestOneThingWrong(t *testing.T) {
 		"still in flight":     {func(r *record.Run) { l := &r.Load.Ledger; l.InFlight, l.Answered, l.Accepted = 1, 9999, 9799 }, verdict.Invalid, "measurement.ledger", "in flight"},
 		"no samples":          {func(r *record.Run) { r.Load.Classes = nil }, verdict.Invalid, "measurement.samples", "0 latencies"},
 		"samples missing":     {func(r *record.Run) { a := r.Load.Classes["all"]; a.N = 9; r.Load.Classes["all"] = a }, verdict.Invalid, "measurement.samples", "9 latencies"},
-		"a late generator":    {func(r *record.Run) { a := r.Load.Classes["all"]; a.Lag.P99 = 6; r.Load.Classes["all"] = a }, verdict.Invalid, "measurement.generator", "6 ms late"},
+		"a late generator":    {func(r *record.Run) { r.Load.Generator.P99 = 6 }, verdict.Invalid, "measurement.generator", "6 ms late"},
+		"dropped by a slow SUT": {func(r *record.Run) {
+			r.Load.Waited = 900
+			l := &r.Load.Ledger
+			l.Dropped, l.Answered, l.Accepted = 5, 9995, 9795
+			a := r.Load.Classes["all"]
+			a.N = 9995
+			r.Load.Classes["all"] = a
+		}, verdict.Fail, "measurement.dropped", "the SUT left"},
+		"dropped by itself": {func(r *record.Run) {
+			l := &r.Load.Ledger
+			l.Dropped, l.Answered, l.Accepted = 5, 9995, 9795
+			a := r.Load.Classes["all"]
+			a.N = 9995
+			r.Load.Classes["all"] = a
+		}, verdict.Invalid, "measurement.dropped", "never left"},
 		"audit of too little": {func(r *record.Run) { r.Audit.Accepted = 5 }, verdict.Invalid, "measurement.audit", "5 of 11760"},
 		"NaN":                 {func(r *record.Run) { a := r.Load.Classes["all"]; a.Service.P50 = math.NaN(); r.Load.Classes["all"] = a }, verdict.Invalid, "measurement.finite", "NaN"},
 		"a NaN quantile":      {func(r *record.Run) { a := r.Load.Classes["all"]; a.Latency.P95 = math.NaN(); r.Load.Classes["all"] = a }, verdict.Invalid, "latency.p95_ms", "not measured"},
@@ -190,7 +206,8 @@ func TestOneThingWrong(t *testing.T) {
 		"p99 over 25 ms": {func(r *record.Run) { a := r.Load.Classes["all"]; a.Latency.P99 = 25.5; r.Load.Classes["all"] = a }, verdict.Fail, "latency.p99_ms.burst", "25.5 ms"},
 		"lag explains p95": {func(r *record.Run) {
 			a := r.Load.Classes["all"]
-			a.Latency.P95, a.Lag.P95 = 10.5, 1
+			a.Latency.P95 = 10.5
+			r.Load.Generator.P95 = 1
 			r.Load.Classes["all"] = a
 		}, verdict.Invalid, "latency.p95_ms.burst", "could explain"},
 		"heap over the cap":    {func(r *record.Run) { r.Series[0].Points[1][1] = 129 << 20 }, verdict.Fail, "memory.heap", "129.0 MiB"},

@@ -126,11 +126,25 @@ func (j *judge) ledger() {
 		Name: "measurement.ledger", Group: Measurement,
 		Reason: whether(err == nil, "the ledger balances", fmt.Sprint(err)),
 	})
-	dropped := l.Ledger.Dropped + l.WarmUpLedger.Dropped
-	j.put(dropped == 0, Invalid, Check{
-		Name: "measurement.dropped", Group: Measurement, Value: fmt.Sprint(dropped), Limit: "0",
-		Reason: fmt.Sprintf("%d requests were due but never left the generator", dropped),
-	})
+	j.dropped()
+}
+
+// dropped asks that no request was held back. Where the generator itself was on
+// time, what it dropped had waited in vain for one of the requests that the SUT
+// left unanswered: then the SUT failed.
+func (j *judge) dropped() {
+	l := j.cand.Load
+	n := l.Ledger.Dropped + l.WarmUpLedger.Dropped
+	c := Check{
+		Name: "measurement.dropped", Group: Measurement, Value: fmt.Sprint(n), Limit: "0",
+		Reason: fmt.Sprintf("%d requests were due but never left the generator", n),
+	}
+	blame := Invalid
+	if l.Waited > 0 && l.Generator.P99 <= j.policy.Measurement.GeneratorLagP99 {
+		blame = Fail
+		c.Reason += fmt.Sprintf(": the SUT left %d unanswered while %d more waited", l.MaxInFlight, l.Backlog)
+	}
+	j.put(n == 0, blame, c)
 }
 
 // samples asks that every answer of the window was timed.
