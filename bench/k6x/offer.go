@@ -79,6 +79,9 @@ func (o *offering) run(ctx context.Context, rt http.RoundTripper) (*load.Result,
 	if ev != nil {
 		r := &ev.Result
 		r.Seed, r.Rate, r.Profile, r.Tag = p.seed, p.Rate, p.Name, tag
+		if ctx.Err() != nil {
+			r.Aborted = "k6 ended the run before the schedule was through (" + r.Aborted + ")"
+		}
 		o.feed.flush()
 	}
 	if err = errors.Join(err, finish(ev)); err != nil {
