@@ -137,31 +137,38 @@ func TestDressingNeverChangesTheMeaning(t *testing.T) {
 }
 
 func TestFreshDAGs(t *testing.T) {
-	build := func(s dagSpec, uniq string) builtDAG {
-		b, err := s.build(uniq, dressing{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	one := build(dagSpec{DAG: "chain-3"}, "a")
-	if got := build(dagSpec{DAG: "chain-3"}, "a"); got.hash != one.hash {
+	one := built(t, dagSpec{DAG: "chain-3"}, "a")
+	if got := built(t, dagSpec{DAG: "chain-3"}, "a"); got.hash != one.hash {
 		t.Error("the same token gives another DAG")
 	}
-	if got := build(dagSpec{DAG: "chain-3"}, "b"); got.hash == one.hash || got.ids[0] == one.ids[0] {
+	if got := built(t, dagSpec{DAG: "chain-3"}, "b"); got.hash == one.hash || got.ids[0] == one.ids[0] {
 		t.Error("another token gives the same nodes")
 	}
-	if got := build(dagSpec{DAG: "chain-3", Variant: "v"}, "a"); got.ids[2] == one.ids[2] {
+	if got := built(t, dagSpec{DAG: "chain-3", Variant: "v"}, "a"); got.ids[2] == one.ids[2] {
 		t.Error("another variant gives the same nodes")
 	}
-	root, none := build(dagSpec{DAG: "chain-3", Fresh: "root"}, "a"), build(dagSpec{DAG: "chain-3", Fresh: "none"}, "a")
+	root, none := built(t, dagSpec{DAG: "chain-3", Fresh: "root"}, "a"), built(t, dagSpec{DAG: "chain-3", Fresh: "none"}, "a")
 	if root.ids[0] != none.ids[0] || root.hash == none.hash {
 		t.Error("fresh root must keep node ids and change the hash")
 	}
-	if golden := build(dagSpec{DAG: "one-node", Fresh: "none"}, "a"); golden.ids[0] != "blake3:d40ad59b9297cbcc27c78932fb1dbad40eca3eabf4e5cf36b178c11417f4be5c" || golden.crc != 1023661098 {
-		t.Errorf("one-node is %s, CRC %d; want the contract's node A", golden.ids[0], golden.crc)
+}
+
+// The named DAGs of the contract have the contract's golden ids and sums.
+func TestGoldenDAGs(t *testing.T) {
+	one := built(t, dagSpec{DAG: "one-node", Fresh: "none"}, "a")
+	if one.ids[0] != "blake3:d40ad59b9297cbcc27c78932fb1dbad40eca3eabf4e5cf36b178c11417f4be5c" || one.crc != 1023661098 {
+		t.Errorf("one-node is %s, CRC %d; want the contract's node A", one.ids[0], one.crc)
 	}
-	if golden := build(dagSpec{DAG: "two-worlds-tagquery", Fresh: "none"}, "a"); golden.crc != 3362672896 {
-		t.Errorf("two-worlds-tagquery has CRC %d; want the contract's 3362672896", golden.crc)
+	if two := built(t, dagSpec{DAG: "two-worlds-tagquery", Fresh: "none"}, "a"); two.crc != 3362672896 {
+		t.Errorf("two-worlds-tagquery has CRC %d; want the contract's 3362672896", two.crc)
 	}
+}
+
+func built(t *testing.T, s dagSpec, uniq string) builtDAG {
+	t.Helper()
+	b, err := s.build(uniq, dressing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
