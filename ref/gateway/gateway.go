@@ -99,7 +99,7 @@ const smallBody = 64 << 10
 func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
 	size := r.ContentLength
 	if size > g.maxBody {
-		return nil, nil, submit.TooLarge("the request body", g.maxBody)
+		return nil, nil, g.tooLarge(r.Body)
 	}
 	switch {
 	case size < 0:
@@ -112,11 +112,24 @@ func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (body []byte, rel
 	}
 	release = func() { g.bodies.Release(size) }
 	body, err = readBody(http.MaxBytesReader(w, r.Body, g.maxBody), r.ContentLength)
-	if err != nil {
-		release()
-		return nil, nil, g.unread(err)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		err = g.tooLarge(r.Body)
+	case err != nil: // cut off
+		err = &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
+	default:
+		return body, release, nil
 	}
-	return body, release, nil
+	release()
+	return nil, nil, err
+}
+
+// tooLarge refuses a body, but first takes in as much again as is allowed: a
+// client that writes before it reads would not hear the answer otherwise.
+func (g *Gateway) tooLarge(rest io.Reader) error {
+	_, _ = io.CopyN(io.Discard, rest, 2*g.maxBody) // ends early where the body does
+	return submit.TooLarge("the request body", g.maxBody)
 }
 
 func readBody(from io.Reader, length int64) ([]byte, error) {
@@ -126,15 +139,6 @@ func readBody(from io.Reader, length int64) ([]byte, error) {
 	body := make([]byte, length)
 	_, err := io.ReadFull(from, body)
 	return body, err
-}
-
-// unread says why a body could not be read: too large, or cut off.
-func (g *Gateway) unread(err error) error {
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
-		return submit.TooLarge("the request body", g.maxBody)
-	}
-	return &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
 }
 
 func (g *Gateway) strategyStatus(w http.ResponseWriter, r *http.Request) {

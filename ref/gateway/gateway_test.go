@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -322,5 +325,36 @@ func TestGatewayStartsAndServesWhileEverythingIsAway(t *testing.T) {
 	s := &stand{t: t, url: "http://" + ready.Addresses["http"], client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	if a := s.get("/health"); a.status != 200 || !strings.Contains(a.body, `"redis":"error","postgres":"ok","dagmanager":"error"`) {
 		t.Errorf("health %d %s", a.status, a.body)
+	}
+}
+
+// A client that writes its whole body before it reads must still get to see why
+// it was refused.
+func TestTooLargeIsHeardByAClientThatWritesFirst(t *testing.T) {
+	const limit, size = 6 << 20, 10 << 20
+	s := newStand(t, withArgs("--max-body", fmt.Sprint(limit)))
+	chunked := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", size, strings.Repeat("x", size))
+	for name, request := range map[string]string{
+		"known length":   fmt.Sprintf("Content-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)),
+		"unknown length": "Transfer-Encoding: chunked\r\n\r\n" + chunked,
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, "POST /strategies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"+request); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusRequestEntityTooLarge {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		})
 	}
 }

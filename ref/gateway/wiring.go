@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -50,6 +51,7 @@ func start(rt *service.Runtime, c *Config) error {
 	if err := followControlBus(rt, c, events); err != nil {
 		return err
 	}
+	degradeLevel(rt.Metrics)
 	registry := submit.NewRegistry(rdb, c.PendingTTL)
 	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
 	limits := submit.DefaultLimits()
@@ -73,6 +75,16 @@ func start(rt *service.Runtime, c *Config) error {
 		}, c.Capabilities, health.ProbeLimit, health.CacheFor),
 	}
 	return rt.ServeHTTP("http", c.Listen, g.Handler())
+}
+
+// degradeLevel registers the family that says how degraded the gateway is; it
+// stays at NORMAL until something drives it.
+func degradeLevel(reg prometheus.Registerer) {
+	level := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "degrade_level", Help: "0 NORMAL, 1 PARTIAL, 2 MINIMAL, 3 STATIC.",
+	}, []string{"service"})
+	level.WithLabelValues("gateway").Set(0)
+	reg.MustRegister(level)
 }
 
 // twice asks again after a short pause when the first answer is bad.
