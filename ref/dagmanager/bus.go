@@ -27,6 +27,7 @@ func busOptions(seeds []string) []kgo.Opt {
 	return []kgo.Opt{
 		kgo.SeedBrokers(seeds...),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.AllowIdempotentProduceCancellation(), // the end of the process does not wait for a broker
 		kgo.AllowAutoTopicCreation(),
 		kgo.MetadataMinAge(500 * time.Millisecond), // how soon a broker that came back is noticed
 	}

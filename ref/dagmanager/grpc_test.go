@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -527,4 +529,56 @@ func TestBadFlagsAreToldTogether(t *testing.T) {
 			t.Errorf("%s is not named in %q", flag, text)
 		}
 	}
+}
+
+func TestSeededGraph(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "graph.json")
+	graph := `{"nodes":[{"id":"n","type":"compute","code_hash":"c","schema_hash":"s","interval":60,"tags":["x"],"topic":"stored"}]}`
+	if err := os.WriteFile(file, []byte(graph), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := run(t, "--memory-repo", file)
+	dag := func(schema, more string) *pb.DiffRequest {
+		return &pb.DiffRequest{StrategyId: "s", DagJson: `{"nodes":[{"node_id":"n","code_hash":"c","schema_hash":"` + schema +
+			`","interval":30,"period":7,"tags":["y"]}]` + more + `}`}
+	}
+	if r := p.mustAsk(dag("s", "")); !holds(r.queues, "stored") || len(r.buffer) > 0 {
+		t.Errorf("reuse: %+v", r)
+	}
+	r := p.mustAsk(dag("other", ""))
+	if len(r.buffer) != 1 || r.buffer[0].GetLag() != 7 || r.buffer[0].GetInterval() != 30 || r.buffer[0].GetSchemaHash() != "other" {
+		t.Errorf("other schema: %+v", r)
+	}
+	_, err := p.ask(t.Context(), dag("s", `,"compute_context":{"execution_domain":"live","world":"w"}`))
+	wants(t, err, codes.FailedPrecondition, "CROSS_CONTEXT_TOPIC_REUSE", "Cross-context topic reuse detected for node 'n'. Attempted context: world=w, domain=live")
+	_, text := get(t, p.ready.Addresses["admin"], "/metrics")
+	for _, line := range []string{
+		`cross_context_cache_hit_total{as_of="__unset__",execution_domain="live",node_id="n",partition="__unset__",world_id="w"} 1`,
+		`cross_context_cache_violation_total{execution_domain="live",node_id="n",world_id="w"} 1`,
+	} {
+		if !strings.Contains(text, line) {
+			t.Errorf("no line %s", line)
+		}
+	}
+}
+
+// A client that never acknowledges must not turn an orderly stop into a failure.
+func TestStopWithAStuckClient(t *testing.T) {
+	_, addr := kafka(t, kfake.SeedTopics(1, "queue", "sentinel_weight"))
+	p := run(t, "--drain", "2s", "--controlbus", addr)
+	s, err := p.dialAgain().Diff(t.Context(), &pb.DiffRequest{StrategyId: "s", DagJson: chain(1, "u")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	p.stop() // checks the exit code
+	for err == nil {
+		_, err = s.Recv() // repeated chunks first
+	}
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("the stuck client is told %v", err)
+	}
+	events(t, addr, 1)
 }

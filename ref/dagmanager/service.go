@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type Config struct {
 	Kafka              string // "" means topics in memory
 	ControlBus         string // "" means no events
 	QueueTopic         string
+	Graph              string // file; "" means an empty graph
 	Namespaces         bool
 	MaxRequest         int // bytes
 
@@ -41,6 +43,7 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.StringVar(&c.Kafka, "kafka", "", "`HOST:PORT` of Kafka, or a comma list; empty: topics in memory")
 	fs.StringVar(&c.ControlBus, "controlbus", "", "`HOST:PORT` of the ControlBus's Kafka, or a comma list; empty: no events")
 	fs.StringVar(&c.QueueTopic, "controlbus-queue-topic", contract.QueueTopic, "`topic` of queue events")
+	fs.StringVar(&c.Graph, "memory-repo", "", "`FILE` with a graph in node-link JSON to begin with; it is never written")
 	fs.BoolVar(&c.Namespaces, "topic-namespaces", true, "prefix topics with the world and domain that a DAG names")
 	fs.IntVar(&c.MaxRequest, "max-request", 4<<20, "largest request in `bytes`; what exceeds it is RESOURCE_EXHAUSTED")
 	fs.IntVar(&c.Topics.Replication, "replication", 0, "replication `factor` of every topic; 0: as the topic's kind wants; a single broker needs 1")
@@ -111,9 +114,12 @@ const outboxGrace = 2 * time.Second
 
 // start opens what c names and serves. A broker that does not answer yet is no
 // reason not to: requests that need it say so.
-func start(_ context.Context, rt *service.Runtime, c Config) error {
+func start(ctx context.Context, rt *service.Runtime, c Config) error {
 	m := newMetrics(rt.Metrics)
-	store := nodestore.NewMemory()
+	store, err := openStore(ctx, c.Graph)
+	if err != nil {
+		return err
+	}
 	session, err := openTopics(rt, c, m)
 	if err != nil {
 		return err
@@ -136,6 +142,23 @@ func start(_ context.Context, rt *service.Runtime, c Config) error {
 		return err
 	}
 	return serveGRPC(rt, c, s)
+}
+
+// openStore makes the graph store and reads the graph to begin with.
+func openStore(ctx context.Context, file string) (*nodestore.Memory, error) {
+	store := nodestore.NewMemory()
+	if file == "" {
+		return store, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("--memory-repo: %w", err)
+	}
+	defer f.Close()
+	if err := store.Load(ctx, f); err != nil {
+		return nil, fmt.Errorf("--memory-repo %s: %w", file, err)
+	}
+	return store, nil
 }
 
 // openTopics opens the session with the broker that c names.
@@ -211,8 +234,15 @@ func serveGRPC(rt *service.Runtime, c Config, s *server) error {
 	return nil
 }
 
-// stopGRPC waits for calls in flight until ctx ends, then cuts them off.
+// stopGRPC waits for calls in flight as long as ctx allows, less what the outbox
+// needs afterwards, then cuts them off.
 func stopGRPC(ctx context.Context, g *grpc.Server) {
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, max(left/2, left-outboxGrace-time.Second))
+		defer cancel()
+	}
 	done := make(chan struct{})
 	go func() { g.GracefulStop(); close(done) }()
 	select {
@@ -223,10 +253,14 @@ func stopGRPC(ctx context.Context, g *grpc.Server) {
 	}
 }
 
-// httpHandler serves /status as dagmanager.md 6.8 has it, and /metrics.
+// httpHandler serves /status as dagmanager.md 6.8 has it.
 func (s *server) httpHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", http.MethodGet)
+		writeJSON(w, http.StatusMethodNotAllowed, `{"detail":"Method Not Allowed"}`)
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusNotFound, `{"detail":"Not Found"}`)
 	})

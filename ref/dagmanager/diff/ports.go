@@ -126,8 +126,8 @@ const (
 
 // Topics is all that a diff needs of a broker. It is safe for concurrent use.
 type Topics interface {
-	// Refresh makes the answers of Fit not older than the session's limit. It
-	// opens nothing when they are young enough.
+	// Refresh makes sure that Fit has something to go by. It asks the broker
+	// when nothing is known yet, and otherwise opens nothing.
 	Refresh(ctx context.Context) error
 	// Fit says what is known about a topic without asking the broker.
 	Fit(t Topic) Fit
