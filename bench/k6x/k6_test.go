@@ -289,7 +289,7 @@ func (k k6) testSegments(t *testing.T) {
 	const sequence = "0,1/2,5/6,1"
 	segments := []string{"0:1/2", "1/2:5/6", "5/6:1"}
 	env := map[string]string{"PLUMBLINE_TARGET": serve(t, &gateway{}), "PLUMBLINE_RUN_ID": "shared", "PLUMBLINE_INSTANCES": "6",
-		"PLUMBLINE_START_AT": strconv.FormatInt(time.Now().Add(6*time.Second).UnixMilli(), 10)}
+		"PLUMBLINE_START_AT": strconv.FormatInt(time.Now().Add(10*time.Second).UnixMilli(), 10)}
 	dirs := make([]string, len(segments))
 	var wg sync.WaitGroup
 	for i, segment := range segments {
@@ -441,8 +441,10 @@ func (k k6) testArrivalRate(t *testing.T) {
 func (k k6) testEstimated(t *testing.T) {
 	code, out, m := k.summary(t, map[string]string{"PLUMBLINE_TARGET": slow(t, 0), "PLUMBLINE_EXECUTOR": "constant-arrival-rate",
 		"PLUMBLINE_RATE": "100", "PLUMBLINE_WINDOW": "1s"})
-	if n := m["plumbline_latency"]["count"]; code != 0 || n < 100 || n > 101 {
-		t.Errorf("exit code %d, %v latencies; want 0, 100\n%s", code, n, out)
+	// A busy machine may drop a few.
+	done, dropped := m["iterations"]["count"], m["dropped_iterations"]["count"]
+	if n := m["plumbline_latency"]["count"]; n < 1 || n != done || done+dropped < 100 || done+dropped > 101 || (code == 0) != (dropped == 0) {
+		t.Errorf("exit code %d, %v latencies, %v dropped; want 100 in all\n%s", code, n, dropped, out)
 	}
 	if !strings.Contains(out, "valid only while dropped_iterations is 0") {
 		t.Errorf("no warning about due times:\n%s", out)
