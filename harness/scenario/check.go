@@ -177,7 +177,11 @@ func (c *checker) expectation(st *Step, e map[string]any, pointer string) {
 
 func (c *checker) cels(st *Step, v any, pointer string) {
 	for i, text := range textList(v) {
-		check, err := compileCEL(c.cel, text)
+		env, err := c.cel()
+		var check celCheck
+		if err == nil {
+			check, err = compileCEL(env, text)
+		}
 		if err != nil {
 			first, _, _ := strings.Cut(strings.TrimPrefix(err.Error(), "ERROR: "), "\n")
 			c.doc.mistake(c.doc.at(pointer+"/"+strconv.Itoa(i)), "CEL: "+first, "see the CEL language; known names: sent, saved and what the step shows")

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -26,8 +25,7 @@ func (a eventuallyAction) do(ctx context.Context, x *execution, st *Step) (obser
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
-			failed.problems = append([]string{fmt.Sprintf("not within %s:", time.Duration(a.Within))}, failed.problems...)
-			return nil, failed
+			return nil, failed.under("not within %s", time.Duration(a.Within))
 		}
 	}
 }
@@ -46,8 +44,7 @@ func (a forEachAction) do(ctx context.Context, x *execution, st *Step) (observat
 	}
 	for i, element := range a.In {
 		if failed := x.inRow(name, element, st.Line, i).run(ctx, st.lists[0]); failed != nil {
-			failed.problems = append([]string{fmt.Sprintf("with %s %d = %s:", name, i, short(element))}, failed.problems...)
-			return nil, failed
+			return nil, failed.under("with %s %d = %s", name, i, short(element))
 		}
 	}
 	return nil, nil

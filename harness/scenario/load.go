@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"cel.dev/cel-go/cel"
@@ -98,7 +99,7 @@ func selects(pattern string, s *Scenario) (bool, error) {
 // loader reads files one after the other and gathers what is wrong.
 type loader struct {
 	shape     *shape
-	cel       *cel.Env
+	cel       func() (*cel.Env, error) // made once, when the first expression asks for it
 	kinds     map[string]actionKind
 	scenarios []Scenario
 	ids       map[string]Mistake // id → where it was first seen
@@ -110,11 +111,7 @@ func newLoader() (*loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	env, err := celEnv()
-	if err != nil {
-		return nil, fmt.Errorf("scenario cel: %w", err)
-	}
-	return &loader{shape: s, cel: env, kinds: actionKinds(), ids: map[string]Mistake{}}, nil
+	return &loader{shape: s, cel: sync.OnceValues(celEnv), kinds: actionKinds(), ids: map[string]Mistake{}}, nil
 }
 
 // file reads one scenario. What the schema refuses ends it there: later checks

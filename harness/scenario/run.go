@@ -235,6 +235,12 @@ func (f *failure) Error() string {
 	return fmt.Sprintf("line %d, %s: %s", f.step.Line, name, shorten(strings.Join(f.problems, "; "), 600))
 }
 
+// under says in which of several rounds it happened.
+func (f *failure) under(format string, args ...any) *failure {
+	f.problems[0] = fmt.Sprintf(format, args...) + ": " + f.problems[0]
+	return f
+}
+
 func (f *failure) outcome() record.StepOutcome {
 	return record.StepOutcome{
 		Index: f.step.Index, Line: f.step.Line, Action: f.step.Action,

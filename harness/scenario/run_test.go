@@ -215,7 +215,7 @@ func TestSteps(t *testing.T) {
     every: 10ms
     steps:
       - http: { path: /count }
-        expect: { body: { n: -1 } }`, "not within 100ms:; body.n: want -1"},
+        expect: { body: { n: -1 } }`, "not within 100ms: body.n: want -1"},
 		{"for each", `
 - for_each:
     as: m
@@ -267,7 +267,7 @@ func TestForEachNamesTheElement(t *testing.T) {
     steps:
       - http: { path: /echo }
         expect: { body: { method: "${row.m}" } }`)
-	expectOutcome(t, o, `with row 1 = {"m":"HEAD"}:; body.method: want "HEAD", got "GET"`)
+	expectOutcome(t, o, `with row 1 = {"m":"HEAD"}: body.method: want "HEAD", got "GET"`)
 	if o.Steps[0].Line != 10 || o.Steps[0].Action != "http" {
 		t.Errorf("step %+v; want the http step of line 10", o.Steps[0])
 	}

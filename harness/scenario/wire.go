@@ -32,6 +32,7 @@ func newWire(env Env) *wire {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = nil // the SUT is always addressed directly
 	t.MaxIdleConnsPerHost = 64
+	t.IdleConnTimeout = 2 * time.Second // well before servers close idle connections under our feet
 	return &wire{env: env, http: &http.Client{
 		Transport:     t,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
