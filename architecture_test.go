@@ -22,7 +22,7 @@ var layers = map[string]int{
 
 	"ref/dag": 2, "ref/internal": 2,
 	"ref/dagmanager/diff": 3, "ref/dagmanager/stream": 3, "ref/dagmanager/topics": 4,
-	"ref/dagmanager/nodestore": 4, "ref/dagmanager/nodestore/nodestoretest": 3,
+	"ref/dagmanager/nodestore": 4, "ref/dagmanager/nodestore/nodestoretest": 4,
 	"ref/gateway/submit": 3, "ref/gateway/health": 3, "ref/gateway/controlbus": 3, "ref/gateway/hub": 3, "ref/gateway/world": 3,
 	"ref/gateway": 5, "ref/dagmanager": 5, "ref/cmd": 9,
 
@@ -57,7 +57,8 @@ var homes = map[string][]string{
 // in them, tests excepted.
 var (
 	pure    = []string{"scenarios/contract", "ref/dag", "ref/dagmanager/diff", "harness/stat", "harness/verdict", "harness/report"}
-	outside = []string{"net", "net/http", "os/exec", "google.golang.org/grpc", "github.com/twmb/franz-go", "github.com/redis/go-redis"}
+	sockets = []string{"net", "net/http", "os/exec"}
+	outside = []string{"google.golang.org/grpc", "github.com/twmb/franz-go", "github.com/redis/go-redis"}
 )
 
 // pureExceptions are the generated code and the test helper that live below a
@@ -179,7 +180,7 @@ func TestThePureMiddleOpensNothing(t *testing.T) {
 			continue
 		}
 		for _, imp := range p.Imports {
-			if underAny(imp, outside) {
+			if slices.Contains(sockets, imp) || underAny(imp, outside) {
 				t.Errorf("%s is pure, but imports %s", p.path(), imp)
 			}
 		}
