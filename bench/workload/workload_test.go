@@ -35,9 +35,8 @@ func newWorkload(t testing.TB, seed uint64, change ...func(*load.Profile)) *Work
 // submitted is a body taken apart by the rules of the contract alone.
 type submitted struct {
 	Submission
-	body   []byte
-	fields contract.StrategySubmit
-	dag    pyjson.Value
+	body []byte
+	dag  pyjson.Value
 }
 
 func submit(t testing.TB, w *Workload, i int64) submitted {
