@@ -168,6 +168,7 @@ func (x *execution) withSUT(ctx context.Context, logs string, heapCap int64, use
 	x.Progress(Event{Stage: "sut", Text: "starting " + x.SUT})
 	in, err := x.startSUT(ctx, logs, heapCap)
 	if err != nil {
+		x.noteOverCap(err, heapCap)
 		return fmt.Errorf("sut: %w", err)
 	}
 	alive, die := context.WithCancelCause(ctx)
@@ -203,6 +204,19 @@ func (x *execution) startSUT(ctx context.Context, logs string, heapCap int64) (*
 		Backends: x.set, BinDir: x.Bin, LogDir: x.dir.Path("logs", logs), RunID: x.run.ID,
 		HeapCap: heapCap, Tamper: x.tamper, Seed: x.Seed, Log: x.Log,
 	})
+}
+
+// noteOverCap keeps the death of a process that its cap killed before it was
+// ready: that the cap cannot be kept is a finding about the SUT, while any other
+// failed start says nothing about it.
+func (x *execution) noteOverCap(err error, heapCap int64) {
+	var died *sut.DeathError
+	if !errors.As(err, &died) || !errors.Is(err, sut.ErrOverCap) {
+		return
+	}
+	x.note(record.SUT{Name: x.SUT, Processes: []record.SUTProcess{
+		{Name: died.Process, HeapCap: heapCap, ExitCode: &died.Code, Died: died.ExitErr.Error()},
+	}})
 }
 
 // note keeps how the processes ended. Deaths of an earlier stage stay.

@@ -90,6 +90,9 @@ func (a *app) judge() *cobra.Command {
 // readRecord reads a record that a person named, and tells the run directory it
 // lies in; "" when it is a file of another name.
 func readRecord(path string) (r *record.Run, dir string, err error) {
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		path = to // of latest, the run it points to
+	}
 	r, err = record.Read(path)
 	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, record.ErrBroken) {
 		return nil, "", usagef("%w", err)

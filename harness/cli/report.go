@@ -106,7 +106,7 @@ func (a *app) show(shows []shown, dir string, r *record.Run, base verdict.Base, 
 }
 
 func (a *app) input(dir string, r *record.Run, base verdict.Base, j verdict.Judged) (*report.Input, error) {
-	in := &report.Input{Run: r, Judged: &j, Base: base.Run, BaseFuncs: base.Complexity, Dir: a.shownDir(dir)}
+	in := &report.Input{Run: r, Judged: &j, Base: base.Run, BaseFuncs: base.Complexity, Dir: shownDir(dir)}
 	story, err := complexity.LoadStory(os.DirFS(filepath.Dir(a.flags.complexityBaseline)))
 	if err == nil {
 		in.BeforeAfter = story
@@ -116,22 +116,16 @@ func (a *app) input(dir string, r *record.Run, base verdict.Base, j verdict.Judg
 	return in, nil
 }
 
-// shownDir names a run directory in reports: relative to the tree, so that a
-// report reads the same wherever the tree lies.
-func (a *app) shownDir(dir string) string {
-	abs, err := filepath.Abs(dir)
-	if err != nil || dir == "" {
-		return dir
+// shownDir names a run directory in reports by its last two parts, such as
+// .artifacts/<id>, so that a report reads the same wherever the tree lies.
+func shownDir(dir string) string {
+	if dir == "" {
+		return ""
 	}
-	root, err := filepath.Abs(a.flags.root)
-	if err != nil {
-		return dir
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
 	}
-	rel, err := filepath.Rel(root, abs)
-	if err != nil || strings.HasPrefix(rel, "..") {
-		return dir
-	}
-	return filepath.ToSlash(rel)
+	return filepath.Base(filepath.Dir(dir)) + "/" + filepath.Base(dir)
 }
 
 func (a *app) report() *cobra.Command {
