@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a Kafka and a Redis as a right control plane leaves them.
 type world struct {
-	*testing.T
+	testing.TB
 	redis    *miniredis.Miniredis
 	kafka    *kgo.Client
 	where    audit.World
@@ -35,22 +35,28 @@ type world struct {
 	made     map[string]bool // topics
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "gateway.ingest"))
+	addr, cl := kafkaOf(t)
+	r := miniredis.RunT(t)
+	return &world{TB: t, redis: r, kafka: cl, made: map[string]bool{}, where: audit.World{
+		Kafka: addr, Redis: r.Addr(), CommitLog: "gateway.ingest",
+	}}
+}
+
+func kafkaOf(t testing.TB) (addr string, cl *kgo.Client) {
+	t.Helper()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "gateway.ingest"),
+		kfake.BrokerConfigs(map[string]string{"log.segment.bytes": "1048576"}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
-	if err != nil {
+	if cl, err = kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	r := miniredis.RunT(t)
-	return &world{T: t, redis: r, kafka: cl, made: map[string]bool{}, where: audit.World{
-		Kafka: cluster.ListenAddrs()[0], Redis: r.Addr(), CommitLog: "gateway.ingest",
-	}}
+	return cluster.ListenAddrs()[0], cl
 }
 
 // stored is what one submission leaves behind, open to be spoilt.
@@ -93,15 +99,20 @@ func (s stored) seal() stored {
 
 func (w *world) log(s stored) {
 	w.Helper()
+	w.produce(s.kafkaKey, string(s.record()))
+}
+
+// record is the value of the commit-log record.
+func (s stored) record() []byte {
 	payload := map[string]any{
 		"event": "gateway.ingest", "version": 1, "strategy_id": s.id, "dag_hash": s.hash,
 		"dag": json.RawMessage(pyjson.Append(nil, s.dag, pyjson.Compact)), "dag_base64": s.blob,
 	}
 	value, err := json.Marshal([]any{"gateway.ingest", 1, s.id, payload})
 	if err != nil {
-		w.Fatal(err)
+		panic(err) // of values made above
 	}
-	w.produce(s.kafkaKey, string(value))
+	return value
 }
 
 func (w *world) produce(key, value string) {
