@@ -582,3 +582,26 @@ func TestStopWithAStuckClient(t *testing.T) {
 	}
 	events(t, addr, 1)
 }
+
+// A client that opens a diff and reads nothing is ended as well, though the
+// transport holds its chunks back.
+func TestClientThatReadsNothing(t *testing.T) {
+	p := run(t, "--ack-timeout", "300ms", "--ack-replay", "100ms")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if _, err := p.dialAgain().Diff(ctx, &pb.DiffRequest{StrategyId: "s", DagJson: chain(5000, "i")}); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		_, text := get(t, p.ready.Addresses["admin"], "/metrics")
+		if strings.Contains(text, "\ndiff_failures_total 1") && strings.Contains(text, "\ndagmanager_streams_open 0") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the stream is still open")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	p.mustAsk(&pb.DiffRequest{StrategyId: "s", DagJson: chain(5000, "i")})
+}

@@ -2,12 +2,16 @@ package dagmanager
 
 import (
 	"context"
+	"log/slog"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"qmtl.internal/plumbline/ref/dag"
@@ -27,6 +31,9 @@ type metrics struct {
 	crossHit       *prometheus.CounterVec
 	crossViolation *prometheus.CounterVec
 	crossSeen      seen
+	versionsSeen   seen
+	panics         prometheus.Counter
+	log            *slog.Logger
 
 	rpc       *prometheus.HistogramVec
 	replays   prometheus.Counter
@@ -35,8 +42,10 @@ type metrics struct {
 	lost      prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+func newMetrics(reg prometheus.Registerer, log *slog.Logger) *metrics {
 	m := &metrics{
+		log:          log,
+		panics:       counter("dagmanager_panics_total", "Calls that ended in a panic, which is a bug."),
 		requests:     counter("diff_requests_total", "Diffs that were answered and acknowledged."),
 		failures:     counter("diff_failures_total", "Diffs that failed, from reading the DAG to the last acknowledgement."),
 		createErrors: counter("queue_create_error_total", "Diffs that failed to make topics."),
@@ -60,7 +69,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		lost:    counter("dagmanager_events_lost_total", "Events that were given up."),
 	}
 	reg.MustRegister(m.requests, m.failures, m.createErrors, m.gap, m.breakerOpen, m.weight, m.crossHit, m.crossViolation,
-		m.rpc, m.replays, m.published, m.retried, m.lost,
+		m.rpc, m.panics, m.replays, m.published, m.retried, m.lost,
 		gaugeFunc("diff_duration_ms_p95", "95th percentile of the last 100 diffs in milliseconds, the wait for acknowledgements included.",
 			m.durations.p95))
 	return m
@@ -103,6 +112,11 @@ func (w *window) p95() float64 {
 	return some[max(0, int(float64(len(some))*0.95)-1)]
 }
 
+// weighed shows the weight of a version.
+func (m *metrics) weighed(version string, weight float64) {
+	m.weight.WithLabelValues(m.versionsSeen.limit(version)).Set(weight)
+}
+
 // crossed counts a violation. Its labels come from clients, so that there are
 // only so many of them.
 func (m *metrics) crossed(e *diff.ContextError) {
@@ -133,6 +147,7 @@ const (
 )
 
 func (s *seen) limit(value string) string {
+	value = strings.ToValidUTF8(strings.Clone(value), "\uFFFD")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.set == nil {
@@ -146,21 +161,23 @@ func (s *seen) limit(value string) string {
 }
 
 // unary times calls.
-func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	start := time.Now()
-	resp, err := next(ctx, req)
-	m.observe(info.FullMethod, err, start)
-	return resp, err
+func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	defer m.observe(info.FullMethod, &err, time.Now())
+	return next(ctx, req)
 }
 
 // stream times streams.
-func (m *metrics) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	start := time.Now()
-	err := next(srv, s)
-	m.observe(info.FullMethod, err, start)
-	return err
+func (m *metrics) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	defer m.observe(info.FullMethod, &err, time.Now())
+	return next(srv, s)
 }
 
-func (m *metrics) observe(method string, err error, start time.Time) {
-	m.rpc.WithLabelValues(method, status.Code(err).String()).Observe(time.Since(start).Seconds())
+// observe ends a call. A panic in it is told to this client and harms no other.
+func (m *metrics) observe(method string, err *error, start time.Time) {
+	if bug := recover(); bug != nil {
+		m.panics.Inc()
+		m.log.Error("panic", "method", method, "error", bug, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "a bug ended this call; the log has its stack")
+	}
+	m.rpc.WithLabelValues(method, status.Code(*err).String()).Observe(time.Since(start).Seconds())
 }

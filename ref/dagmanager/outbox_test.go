@@ -17,6 +17,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
 	"qmtl.internal/plumbline/ref/dagmanager/nodestore"
@@ -59,11 +62,9 @@ func (s *sink) publish(_ context.Context, records []contract.Record) []error {
 
 // inBubble runs check with an outbox in virtual time; the outbox runs between
 // check's return and its own end.
-func inBubble(t *testing.T, s *sink, crowded int, check func(o *outbox, m *metrics)) {
+func inBubble(t *testing.T, s *sink, check func(o *outbox, m *metrics)) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMetrics(prometheus.NewRegistry())
-		o := newOutbox(s.publish, nodestore.NewMemory(), "queue", m, slog.New(slog.DiscardHandler))
-		o.crowded = crowded
+		o, m := still(s, outboxCrowded)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { o.run(ctx, time.Second); close(done) }()
@@ -84,7 +85,7 @@ func value(c prometheus.Counter) float64 {
 func TestOutboxKeepsOrderOverFailures(t *testing.T) {
 	s := &sink{err: errors.New("away")}
 	var want []string
-	inBubble(t, s, 10_000, func(o *outbox, m *metrics) {
+	inBubble(t, s, func(o *outbox, m *metrics) {
 		for i := range 1200 { // more than two batches
 			o.queueUpdated([]string{fmt.Sprint(i)}, 60)
 			want = append(want, fmt.Sprint(i))
@@ -104,49 +105,51 @@ func TestOutboxKeepsOrderOverFailures(t *testing.T) {
 	}
 }
 
+// still is an outbox that does not run.
+func still(s *sink, crowded int) (*outbox, *metrics) {
+	log := slog.New(slog.DiscardHandler)
+	m := newMetrics(prometheus.NewRegistry(), log)
+	o := newOutbox(s.publish, nodestore.NewMemory(), "queue", m, log)
+	o.crowded = crowded
+	return o, m
+}
+
 func TestCrowdedOutboxLeavesRepetitionsOut(t *testing.T) {
-	s := &sink{err: errors.New("away")}
-	inBubble(t, s, 10, func(o *outbox, m *metrics) {
-		for i := range 1000 {
-			o.queueUpdated([]string{fmt.Sprint(i % 5)}, 60)
-			o.weightChanged(contract.SentinelWeight{SentinelID: "s", Weight: float64(i) / 1000})
-		}
-		if n := o.waiting(); n > 20 {
-			t.Errorf("%v events wait", n)
-		}
-		s.fail(nil)
-		time.Sleep(10 * time.Second)
-		if lost := value(m.lost); lost != 0 {
-			t.Errorf("%v lost", lost)
-		}
-	})
+	s := &sink{}
+	o, m := still(s, 10)
+	for i := range 1000 {
+		o.queueUpdated([]string{fmt.Sprint(i % 5)}, 60)
+		o.weightChanged(contract.SentinelWeight{SentinelID: "s", Weight: float64(i) / 1000})
+	}
+	if n, lost := o.waiting(), value(m.lost); n != 10 || lost != 0 {
+		t.Errorf("%v events wait, %v lost", n, lost)
+	}
+	o.flush(t.Context())
 	for _, key := range []string{"0", "1", "2", "3", "4", "s"} {
-		if !strings.Contains(strings.Join(s.published(), ","), key) {
-			t.Errorf("nothing of %s in %v", key, s.published())
+		if !slices.Contains(s.keys, key) {
+			t.Errorf("nothing of %s in %v", key, s.keys)
 		}
 	}
 }
 
 func TestFullOutboxGivesUpTheOldestAndSaysSo(t *testing.T) {
-	s := &sink{err: errors.New("away")}
-	inBubble(t, s, 2, func(o *outbox, m *metrics) {
-		for i := range 25 {
-			o.queueUpdated([]string{fmt.Sprint(i)}, 60)
-		}
-		if lost := value(m.lost); o.waiting() != 20 || lost != 5 {
-			t.Errorf("%v waiting, %v lost", o.waiting(), lost)
-		}
-		s.fail(nil)
-		time.Sleep(10 * time.Second)
-	})
-	if len(s.published()) != 20 || s.published()[0] != "5" {
-		t.Errorf("published %v", s.published())
+	s := &sink{}
+	o, m := still(s, 2)
+	for i := range 25 {
+		o.queueUpdated([]string{fmt.Sprint(i)}, 60)
+	}
+	if lost := value(m.lost); o.waiting() != 20 || lost != 5 {
+		t.Errorf("%v waiting, %v lost", o.waiting(), lost)
+	}
+	o.flush(t.Context())
+	if len(s.keys) != 20 || s.keys[0] != "5" {
+		t.Errorf("published %v", s.keys)
 	}
 }
 
 func TestOutboxFlushesAtTheEnd(t *testing.T) {
 	s := &sink{}
-	inBubble(t, s, 10, func(o *outbox, _ *metrics) { o.queueUpdated([]string{"last"}, 60) })
+	inBubble(t, s, func(o *outbox, _ *metrics) { o.queueUpdated([]string{"last"}, 60) })
 	if d := cmp.Diff([]string{"last"}, s.published()); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
@@ -160,7 +163,7 @@ func TestUpdateSaysWhatIsTrueWhenItLeaves(t *testing.T) {
 		sent = append(sent, r...)
 		return make([]error, len(r))
 	},
-		store, "queue", newMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+		store, "queue", newMetrics(prometheus.NewRegistry(), slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
 	o.queueUpdated([]string{"x"}, 60)
 	interval := int64(60)
 	if err := store.Put(t.Context(), diff.Node{ID: "late", HasQueue: true, Topic: "late_topic", Interval: &interval, Tags: []string{"x"}}); err != nil {
@@ -192,5 +195,26 @@ func TestControlBusThatComesBack(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"btc,tr0", "btc,tr1", "btc,tr2", "btc,tr3", "btc,tr4"}, keys); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestPanicHarmsOnlyItsCall(t *testing.T) {
+	m := newMetrics(prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	_, err := m.unary(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/x"}, func(context.Context, any) (any, error) { panic("bug") })
+	if status.Code(err) != codes.Internal || value(m.panics) != 1 {
+		t.Errorf("error %v, %v panics", err, value(m.panics))
+	}
+	if err := m.stream(nil, nil, &grpc.StreamServerInfo{}, func(any, grpc.ServerStream) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLabelsFromClientsAreBounded(t *testing.T) {
+	var s seen
+	for i := range 2000 {
+		s.limit(fmt.Sprint(i))
+	}
+	if len(s.set) != mostLabels || s.limit("new") != overflowLabel || s.limit("1") != "1" || s.limit("\xff") != overflowLabel {
+		t.Errorf("%d labels", len(s.set))
 	}
 }

@@ -140,7 +140,7 @@ func (s *server) announce(res *diff.Result) {
 		s.metrics.gap.Inc()
 	}
 	if w := res.Weight; w != nil {
-		s.metrics.weight.WithLabelValues(w.SentinelVersion).Set(w.Weight)
+		s.metrics.weighed(w.SentinelVersion, w.Weight)
 		if s.weights.changed(*w) && s.outbox != nil {
 			s.outbox.weightChanged(*w)
 		}

@@ -115,7 +115,7 @@ const outboxGrace = 2 * time.Second
 // start opens what c names and serves. A broker that does not answer yet is no
 // reason not to: requests that need it say so.
 func start(ctx context.Context, rt *service.Runtime, c Config) error {
-	m := newMetrics(rt.Metrics)
+	m := newMetrics(rt.Metrics, rt.Log)
 	store, err := openStore(ctx, c.Graph)
 	if err != nil {
 		return err
