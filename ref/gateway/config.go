@@ -78,24 +78,32 @@ func (c *Config) check() []error {
 }
 
 func (c *Config) checkLimits() (errs []error) {
-	for name, least := range map[string]struct{ is, want time.Duration }{
-		"commitlog-timeout": {c.CommitLogTimeout, time.Second},
-		"pending-ttl":       {c.PendingTTL, 30 * time.Second},
-		"diff-limit":        {c.DiffLimit, time.Millisecond},
-		"dryrun-limit":      {c.DryRunLimit, time.Millisecond},
-		"lookup-limit":      {c.LookupLimit, time.Millisecond},
-		"breaker-open":      {c.BreakerOpen, time.Millisecond},
+	for _, l := range []struct {
+		flag      string
+		is, least time.Duration
+	}{
+		{"commitlog-timeout", c.CommitLogTimeout, time.Second},
+		{"pending-ttl", c.PendingTTL, 30 * time.Second}, // longer than a submission can take
+		{"diff-limit", c.DiffLimit, time.Millisecond},
+		{"dryrun-limit", c.DryRunLimit, time.Millisecond},
+		{"lookup-limit", c.LookupLimit, time.Millisecond},
+		{"breaker-open", c.BreakerOpen, time.Millisecond},
 	} {
-		if least.is < least.want {
-			errs = append(errs, fmt.Errorf("--%s %s: must be at least %s", name, least.is, least.want))
+		if l.is < l.least {
+			errs = append(errs, fmt.Errorf("--%s %s: must be at least %s", l.flag, l.is, l.least))
 		}
 	}
-	for name, n := range map[string]int64{
-		"redis-pool": int64(c.RedisPool), "max-body": c.MaxBody, "commitlog-max-bytes": int64(c.CommitLogBytes),
-		"rebalance-schema-version": int64(c.Capabilities.RebalanceSchemaVersion),
+	for _, n := range []struct {
+		flag string
+		is   int64
+	}{
+		{"redis-pool", int64(c.RedisPool)},
+		{"max-body", c.MaxBody},
+		{"commitlog-max-bytes", int64(c.CommitLogBytes)},
+		{"rebalance-schema-version", int64(c.Capabilities.RebalanceSchemaVersion)},
 	} {
-		if n < 1 {
-			errs = append(errs, fmt.Errorf("--%s %d: must be at least 1", name, n))
+		if n.is < 1 {
+			errs = append(errs, fmt.Errorf("--%s %d: must be at least 1", n.flag, n.is))
 		}
 	}
 	return errs

@@ -64,6 +64,7 @@ func newStand(t *testing.T, options ...standOption) *stand {
 		o(&c)
 	}
 	s := &stand{t: t, redis: miniredis.RunT(t), dm: c.dm, client: &http.Client{
+		Timeout:       30 * time.Second, // longer than any answer may take
 		Transport:     &http.Transport{},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
