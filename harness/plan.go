@@ -112,6 +112,9 @@ func (c *checked) stages() error {
 	if !slices.Contains([]string{"", backend.KindAuto, backend.KindEmbedded, backend.KindContainers, backend.KindExternal}, c.Provider) {
 		return fmt.Errorf("--provider %q: want auto, embedded, containers or external", c.Provider)
 	}
+	if e := c.Backends.External; c.Provider == backend.KindExternal && (e.Kafka == "" || e.Redis == "") {
+		return errors.New("--provider external needs --kafka and --redis, each host:port")
+	}
 	return nil
 }
 

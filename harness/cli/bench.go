@@ -67,7 +67,7 @@ func (a *app) measure(stages ...string) func(*cobra.Command, []string) error {
 		plan.Log = a.logger()
 		plan.Progress = newProgress(a.Err, a.Terminal).show
 		run, err := harness.Run(cmd.Context(), plan)
-		if run == nil {
+		if run == nil || isUsage(err) {
 			return err
 		}
 		return a.conclude(cmd.Context(), ask, run, err)
