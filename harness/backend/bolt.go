@@ -32,7 +32,7 @@ func CheckNeo4j(ctx context.Context, url, runID string) (err error) {
 		what string
 		body []byte
 	}{
-		{"HELLO", message(0x01, packMap("user_agent", "plumbline/1"))},
+		{"HELLO", message(0x01, hello())},
 		{"LOGON", message(0x6A, packMap("scheme", "none"))},
 		{"RUN", message(0x10,
 			packString("MERGE (n:PlumblineCheck {run: $run}) DETACH DELETE n"),
@@ -44,6 +44,12 @@ func CheckNeo4j(ctx context.Context, url, runID string) (err error) {
 		}
 	}
 	return nil
+}
+
+// hello names the client twice, as 5.1 and as 5.3 want it.
+func hello() []byte {
+	agent := append(packString("bolt_agent"), packMap("product", "plumbline/1")...)
+	return append(append([]byte{0xA2}, packMap("user_agent", "plumbline/1")[1:]...), agent...)
 }
 
 // bolt is one connection, used by one goroutine.
