@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -61,7 +62,7 @@ func start(rt *service.Runtime, c *Config) error {
 		metrics: rt.Metrics,
 		events:  events,
 		maxBody: c.MaxBody,
-		bodies:  bodyRoom(c.MaxBody),
+		bodies:  semaphore.NewWeighted(allRoom),
 		guard:   !c.AllowLive,
 		pipeline: &submit.Pipeline{
 			Contexts: submit.NoWorldService, Registry: registry, CommitLog: commitLog, DagManager: manager,
