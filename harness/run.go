@@ -116,6 +116,10 @@ func (x *execution) live(ctx context.Context) (err error) {
 
 // choose picks the kind of backends and notes the environment.
 func (x *execution) choose(ctx context.Context) error {
+	if x.attached() {
+		x.joinBackends()
+		return nil
+	}
 	p, kind, reason, err := backend.Choose(ctx, x.Provider, x.Backends)
 	if err != nil {
 		x.run.Env = record.Machine("none")
@@ -126,6 +130,20 @@ func (x *execution) choose(ctx context.Context) error {
 	x.run.Env = record.Machine(kind)
 	x.Progress(Event{Stage: "backends", Text: kind + ": " + reason})
 	return nil
+}
+
+// joinBackends takes the servers of a SUT that runs already, as far as they are
+// told. Nothing of them is started, made or removed.
+func (x *execution) joinBackends() {
+	e := x.Backends.External
+	reason := "those of the SUT that runs already"
+	if e.Kafka == "" || e.Redis == "" {
+		reason += "; not all addresses were given (--kafka, --redis), so what needs them is left out"
+	}
+	x.set = backend.Assemble(&backend.Set{Kind: backend.KindExternal, Reason: reason, Kafka: e.Kafka, Redis: e.Redis, Neo4j: e.Neo4j}, nil, nil)
+	x.run.Provider = record.Provider{Kind: backend.KindExternal, Reason: reason}
+	x.run.Env = record.Machine(backend.KindExternal)
+	x.Progress(Event{Stage: "backends", Text: reason})
 }
 
 // openBackends starts backends, or keeps those that hold for the whole run.
@@ -250,6 +268,9 @@ func (x *execution) contractStage(ctx context.Context) error {
 func (x *execution) loadStage(ctx context.Context) error {
 	return x.withSUT(ctx, "load", x.heapCap, func(ctx context.Context, in *sut.Instance) error {
 		world := audit.World{Kafka: x.set.Kafka, Redis: x.set.Redis, CommitLog: x.set.Topic(commitLog)}
+		if world.Kafka == "" || world.Redis == "" {
+			return errors.New("audit: a load needs the addresses of the SUT's Kafka and Redis, to see what was stored; give --kafka and --redis")
+		}
 		before, err := audit.Look(ctx, world)
 		if err != nil {
 			return fmt.Errorf("audit: %w", err)

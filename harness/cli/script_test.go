@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -177,7 +178,7 @@ func interrupt(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(delay)
 		ts.Check(cmd.Process.Signal(syscall.SIGINT))
 		err = <-ended
-	case err = <-ended:
+	case <-ended:
 		ts.Logf("%s", watch.seen.Bytes())
 		ts.Fatalf("ended before it said %q", args[0])
 	}
@@ -188,7 +189,7 @@ func interrupt(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func environment(ts *testscript.TestScript) []string {
-	env := os.Environ()
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PLUMBLINE_") })
 	for _, k := range []string{"PATH", "WORK", "TMPDIR", "HOME", "PLUMBLINE_ROOT", "PLUMBLINE_ARTIFACTS", "PLUMBLINE_POLICY", "PLUMBLINE_PROVIDER", "PLUMBLINE_PROFILE"} {
 		env = append(env, k+"="+ts.Getenv(k))
 	}
