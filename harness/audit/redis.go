@@ -2,7 +2,6 @@ package audit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -19,31 +18,6 @@ const (
 	queueKey       = "strategy_queue"
 	batch          = 2000 // keys or entries a round trip
 )
-
-// Snapshot names the strategies that dag_hash keys and the queue pointed to
-// before the load: what was left dangling then is not the load's doing. The
-// zero Snapshot saw nothing.
-type Snapshot struct{ ids map[string]bool }
-
-// Look takes a Snapshot.
-func Look(ctx context.Context, w World) (Snapshot, error) {
-	o, err := redisOptions(w.Redis)
-	if err != nil {
-		return Snapshot{}, err
-	}
-	cl := redis.NewClient(o)
-	defer cl.Close()
-	s := Snapshot{ids: map[string]bool{}}
-	see := func(id string) { s.ids[id] = true }
-	err = errors.Join(
-		eachHashKey(ctx, cl, func(_, id string) { see(id) }),
-		eachQueued(ctx, cl, see),
-	)
-	if err != nil {
-		return Snapshot{}, fmt.Errorf("redis %s: %w", w.Redis, err)
-	}
-	return s, nil
-}
 
 func redisOptions(addr string) (*redis.Options, error) {
 	if !strings.Contains(addr, "://") {

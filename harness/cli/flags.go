@@ -11,6 +11,7 @@ import (
 
 	"qmtl.internal/plumbline/harness"
 	"qmtl.internal/plumbline/harness/backend"
+	"qmtl.internal/plumbline/harness/backend/containers"
 	"qmtl.internal/plumbline/harness/baseline"
 	"qmtl.internal/plumbline/harness/record"
 	"qmtl.internal/plumbline/harness/sut"
@@ -25,6 +26,7 @@ type flags struct {
 	seed                                   uint64
 	sut, dagManager, dagManagerHTTP        string
 	provider, kafka, redis, neo4j          string
+	images                                 []string
 	faults                                 []string
 	scenarios                              string
 	only                                   []string
@@ -53,6 +55,7 @@ func (f *flags) run(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kafka, "kafka", "", "host:port of Kafka, for --provider external")
 	fs.StringVar(&f.redis, "redis", "", "host:port of Redis, for --provider external")
 	fs.StringVar(&f.neo4j, "neo4j", "", "bolt URL of Neo4j, for --provider external")
+	fs.StringArrayVar(&f.images, "image", nil, "image of a server, for --provider containers: kafka=NAME, redis=NAME or neo4j=NAME")
 	fs.StringArrayVar(&f.faults, "fault", nil, "deliberate harm, to prove the gate: lose=1/1000, double=1/1000, drop-field=NAME, delay=5ms, generator-cpu=5%")
 	fs.BoolVar(&f.verbose, "verbose", false, "log what the harness does to standard error")
 }
@@ -122,11 +125,18 @@ func (f *flags) plan(stages ...string) (harness.Plan, error) {
 	if err != nil {
 		return harness.Plan{}, err
 	}
+	images, err := parseImages(f.images)
+	if err != nil {
+		return harness.Plan{}, err
+	}
 	return harness.Plan{
 		Artifacts: f.artifacts, Bin: f.binDir, Bench: filepath.Join(f.root, "bench"), Source: f.source,
 		Stages: stages, Profile: f.profile, Rate: f.rate, Window: f.window, WarmUp: f.warmUp, HeapCap: f.heapCap,
 		Seed: f.seed, SUT: f.sut, Attach: sut.AttachOptions{DagManager: f.dagManager, DagManagerHTTP: f.dagManagerHTTP},
-		Provider: f.provider, Backends: backend.Candidates{External: backend.External{Kafka: f.kafka, Redis: f.redis, Neo4j: f.neo4j}},
+		Provider: f.provider, Backends: backend.Candidates{
+			Containers: containers.Provider{Images: images},
+			External:   backend.External{Kafka: f.kafka, Redis: f.redis, Neo4j: f.neo4j},
+		},
 		Faults: faults, Scenarios: f.scenarios, Select: f.only,
 	}, nil
 }
@@ -139,6 +149,18 @@ func parseFaults(texts []string) ([]record.Fault, error) {
 			return nil, usagef("--fault %q: want name=rule, such as lose=1/1000", t)
 		}
 		out = append(out, record.Fault{Name: name, Rule: rule})
+	}
+	return out, nil
+}
+
+func parseImages(texts []string) (containers.Images, error) {
+	out := containers.Images{}
+	for _, t := range texts {
+		server, name, ok := strings.Cut(t, "=")
+		if !ok || server == "" || name == "" {
+			return nil, usagef("--image %q: want server=name, such as kafka=apache/kafka:4.2.2", t)
+		}
+		out[server] = name
 	}
 	return out, nil
 }
