@@ -91,10 +91,11 @@ func Run(ctx context.Context, x ExecutionContext, nodes Nodes, topics Topics) (*
 	if err := r.register(ctx, p); err != nil {
 		return nil, err
 	}
-	if err := record(ctx, x, g, p, nodes); err != nil {
+	res := conclude(x, g, p)
+	if err := nodes.Record(ctx, findings(x, g, p, res)); err != nil {
 		return nil, err
 	}
-	return conclude(ctx, x, g, p, nodes)
+	return res, nil
 }
 
 // step is what the plan does with one node.
@@ -213,29 +214,34 @@ func integer(doc pyjson.Value, field string, least, most int64) (int64, error) {
 	return 0, fmt.Errorf("%s is %.40s; want an integer from %d to %d, since the node buffers", field, v.Text(), least, most)
 }
 
-// record stores what the plan found out about known nodes.
-func record(ctx context.Context, x ExecutionContext, g *graph, p *plan, nodes Nodes) error {
+// findings are what is stored of a diff besides queues: about known nodes, and
+// the sentinel of a version that may run.
+func findings(x ExecutionContext, g *graph, p *plan, res *Result) Findings {
+	f := Findings{At: x.Now}
 	for i, s := range p.steps {
+		mark := Mark{g.ids[i], g.nodes[i].key}
 		if s.bind {
-			if err := nodes.Bind(ctx, g.ids[i], g.nodes[i].key); err != nil {
-				return err
-			}
+			f.Bound = append(f.Bound, mark)
 		}
-	}
-	if len(p.buffer) == 0 {
-		return nil
-	}
-	marks := make([]Mark, 0, len(p.buffer))
-	for i, s := range p.steps {
 		if s.buffer {
-			marks = append(marks, Mark{g.ids[i], g.nodes[i].key})
+			f.Buffering = append(f.Buffering, mark)
 		}
 	}
-	return nodes.MarkBuffering(ctx, marks, x.Now)
+	if !res.Inserted {
+		return f
+	}
+	var fresh []string
+	for _, q := range res.Queues {
+		if q.New {
+			fresh = append(fresh, q.NodeID)
+		}
+	}
+	f.Sentinel = &Sentinel{ID: res.SentinelID, Version: res.Version, NodeIDs: fresh, At: x.Now}
+	return f
 }
 
-// conclude makes the result, and stores the sentinel of a version that may run.
-func conclude(ctx context.Context, x ExecutionContext, g *graph, p *plan, nodes Nodes) (*Result, error) {
+// conclude makes the result.
+func conclude(x ExecutionContext, g *graph, p *plan) *Result {
 	r := &Result{
 		SentinelID: contract.SentinelID(x.StrategyID),
 		Version:    g.version.Label,
@@ -244,27 +250,25 @@ func conclude(ctx context.Context, x ExecutionContext, g *graph, p *plan, nodes 
 		Buffer:     p.buffer,
 		Context:    g.merged,
 	}
-	var fresh []string
+	gap := true
 	for i, s := range p.steps {
 		n := &g.nodes[i]
 		r.Queues[i] = Queue{n.ID, contract.PartitionKey(n.ID, n.interval, n.bucket, n.key), s.topic, s.fresh}
-		if s.fresh {
-			fresh = append(fresh, n.ID)
-		}
+		gap = gap && !s.fresh
 		if s.done {
 			r.Registered = append(r.Registered, Registered{n.ID, n.Tags, n.Interval})
 		}
 	}
 	if !g.version.Sentinel || g.merged.SafeMode {
-		return r, nil
+		return r
 	}
-	r.Inserted, r.Gap = true, len(fresh) == 0
+	r.Inserted, r.Gap = true, gap
 	if w := g.version.Weight; w != nil {
 		r.Weight = &contract.SentinelWeight{
 			SentinelID: r.SentinelID, Weight: *w, SentinelVersion: r.Version, WorldID: g.merged.WorldID,
 		}
 	}
-	return r, nodes.InsertSentinel(ctx, Sentinel{ID: r.SentinelID, Version: r.Version, NodeIDs: fresh, At: x.Now})
+	return r
 }
 
 // registrar gives nodes their queues: it claims a name for each in the store,

@@ -65,8 +65,16 @@ type Claimed struct {
 	Won     bool // this claim made the binding
 }
 
-// Mark says that a node waits for its history to be computed again.
+// Mark is a node in one compute context.
 type Mark struct{ NodeID, ComputeKey string }
+
+// Findings are what a diff found out about nodes besides their queues.
+type Findings struct {
+	Bound     []Mark // the node's first queue serves that context from now on
+	Buffering []Mark // the node waits for its history to be computed again
+	At        time.Time
+	Sentinel  *Sentinel // nil when the diff brings none
+}
 
 // Sentinel marks the version that a strategy brought.
 type Sentinel struct {
@@ -90,12 +98,9 @@ type Nodes interface {
 	Confirm(ctx context.Context, queues []Claimed) ([]bool, error)
 	// Release forgets queues that are still not ready.
 	Release(ctx context.Context, queues []Claimed) error
-	// Bind adds the compute key to what the node's first queue serves.
-	Bind(ctx context.Context, nodeID, computeKey string) error
-	// MarkBuffering marks nodes that exist; others are ignored.
-	MarkBuffering(ctx context.Context, marks []Mark, at time.Time) error
-	// InsertSentinel stores or overwrites a sentinel.
-	InsertSentinel(ctx context.Context, s Sentinel) error
+	// Record stores what a diff found out, at once. Nodes that do not exist are
+	// not marked.
+	Record(ctx context.Context, f Findings) error
 }
 
 // Kind is what a topic carries; it decides partitions and retention.

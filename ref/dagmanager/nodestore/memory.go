@@ -209,6 +209,19 @@ func (m *Memory) find(q diff.Claimed) (*entry, int) {
 	return e, slices.IndexFunc(e.node.Bindings, func(b diff.Binding) bool { return b.Topic == q.Binding.Topic })
 }
 
+// Record implements diff.Nodes.
+func (m *Memory) Record(ctx context.Context, f diff.Findings) error {
+	for _, b := range f.Bound {
+		if err := m.Bind(ctx, b.NodeID, b.ComputeKey); err != nil {
+			return err
+		}
+	}
+	if err := m.MarkBuffering(ctx, f.Buffering, f.At); err != nil || f.Sentinel == nil {
+		return err
+	}
+	return m.InsertSentinel(ctx, *f.Sentinel)
+}
+
 // Bind adds a compute key to what the node's first queue serves. An unknown
 // node becomes a stub without a queue; an empty key changes nothing.
 func (m *Memory) Bind(_ context.Context, nodeID, computeKey string) error {
@@ -248,7 +261,7 @@ func (m *Memory) Sentinel(id string) (diff.Sentinel, bool) {
 	return diff.Sentinel{}, false
 }
 
-// MarkBuffering implements diff.Nodes. A mark with a compute key replaces the
+// MarkBuffering marks nodes that exist; others are ignored. A mark with a compute key replaces the
 // one that this key had; one without stands beside them.
 func (m *Memory) MarkBuffering(_ context.Context, nodes []diff.Mark, at time.Time) error {
 	m.mu.Lock()

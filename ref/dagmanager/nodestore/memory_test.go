@@ -22,7 +22,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestMemory(t *testing.T) {
-	nodestoretest.Run(t, func(testing.TB) nodestoretest.Store { return nodestore.NewMemory() })
+	traits := nodestoretest.Traits{MarksByKey: true, NoTagsIsAll: true, Ordered: true}
+	nodestoretest.Run(t, traits, func(testing.TB) (nodestoretest.Store, nodestoretest.Store) {
+		m := nodestore.NewMemory()
+		return m, m
+	})
 }
 
 // op is one step of a buffering vector, with what the original assumes for

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,31 +28,62 @@ type Store interface {
 	Ping(ctx context.Context) error
 }
 
-// Run checks one implementation. open returns an empty store and arranges its
-// own clean-up.
-func Run(t *testing.T, open func(testing.TB) Store) {
+// Traits say where stores differ with leave of the contract (dagmanager.md 5.2
+// to 5.4).
+type Traits struct {
+	// MarksByKey: a node has a buffering mark for each compute key, and the last
+	// mark counts; otherwise it has one, and the first counts.
+	MarksByKey bool
+	// NoTagsIsAll: a tag query without tags finds every node of the interval;
+	// otherwise none.
+	NoTagsIsAll bool
+	// Ordered: tag queries answer in the order in which nodes came.
+	Ordered bool
+}
+
+// Open returns two handles of one empty store, as two processes would have
+// them, and arranges their clean-up. They may be the same.
+type Open func(testing.TB) (Store, Store)
+
+// Run checks one implementation.
+func Run(t *testing.T, traits Traits, open Open) {
 	for name, check := range map[string]func(*testing.T, suite){
-		"an unknown node is nil, not an error":                  unknown,
-		"a claim is met by others, and visible once confirmed":  claimed,
-		"contexts and codes of one node have their own queues":  apart,
-		"no topic belongs to two nodes":                         oneOwner,
-		"a released claim leaves no trace":                      released,
-		"what was confirmed is not released":                    confirmedStays,
-		"a claim that cannot be named claims nothing":           allOrNothing,
-		"many claims of one node at once win once":              race,
-		"a node that others wrote is found by tag":              foreign,
-		"snapshots do not change":                               snapshots,
-		"a later put replaces tags and queue":                   replaced,
-		"marks are kept apart by compute key and survive a put": marked,
-		"a store answers a ping":                                ping,
+		"an unknown node is nil, not an error":                 unknown,
+		"a claim is met by others, and visible once confirmed": claimed,
+		"contexts and codes of one node have their own queues": apart,
+		"no topic belongs to two nodes":                        oneOwner,
+		"a released claim leaves no trace":                     released,
+		"what was confirmed is not released":                   confirmedStays,
+		"a claim that cannot be named claims nothing":          allOrNothing,
+		"many claims of one node at once win once":             race,
+		"claims that overlap under the same names":             raceForNames,
+		"a node that others wrote is found by tag":             foreign,
+		"a tag query without tags":                             noTags,
+		"snapshots do not change":                              snapshots,
+		"a later put replaces tags and queue":                  replaced,
+		"marks survive a put and are cleared":                  marked,
+		"a second mark":                                        markedAgain,
+		"marks and compute keys":                               markedByKey,
+		"the node of a queue":                                  byQueue,
+		"what one handle does the other sees":                  twoHandles,
+		"an open claim is taken over":                          takenOver,
+		"claims in one batch may repeat each other":            repeated,
+		"any text is an id":                                    oddText,
+		"thousands of nodes are one batch":                     many,
+		"a store answers a ping":                               ping,
 	} {
-		t.Run(name, func(t *testing.T) { check(t, suite{t, open(t)}) })
+		t.Run(name, func(t *testing.T) {
+			first, second := open(t)
+			check(t, suite{t, traits, first, second})
+		})
 	}
 }
 
 type suite struct {
 	t *testing.T
+	Traits
 	Store
+	second Store
 }
 
 func (s suite) ok(err error) {
@@ -79,6 +111,17 @@ func (s suite) names(tags []string, interval int64, mode string) []string {
 	for _, q := range found {
 		names = append(names, q.Queue)
 	}
+	if !s.Ordered {
+		slices.Sort(names)
+	}
+	return names
+}
+
+// inOrder is names as a store gives them that keeps their order.
+func (s suite) inOrder(names ...string) []string {
+	if !s.Ordered {
+		slices.Sort(names)
+	}
 	return names
 }
 
@@ -104,6 +147,16 @@ func (s suite) confirm(queues []diff.Claimed) []bool {
 	fresh, err := s.Confirm(s.t.Context(), queues)
 	s.ok(err)
 	return fresh
+}
+
+func (s suite) bind(id, key string) {
+	s.t.Helper()
+	s.ok(s.Record(s.t.Context(), diff.Findings{Bound: []diff.Mark{{NodeID: id, ComputeKey: key}}}))
+}
+
+func (s suite) buffer(id, key string, ms int64) {
+	s.t.Helper()
+	s.ok(s.Record(s.t.Context(), diff.Findings{Buffering: []diff.Mark{{NodeID: id, ComputeKey: key}}, At: time.UnixMilli(ms)}))
 }
 
 func number(i int64) *int64 { return &i }
@@ -177,9 +230,9 @@ func apart(t *testing.T, s suite) {
 func oneOwner(t *testing.T, s suite) {
 	s.ok(s.Put(t.Context(), diff.Node{ID: "other", HasQueue: true, Topic: "t0"}))
 	got := s.claim(want("a", "c", "k"), want("b", "c", "k"))
-	if got[0].Binding.Topic != "t1" || got[1].Binding.Topic != "t2" {
-		t.Errorf("topics %q and %q", got[0].Binding.Topic, got[1].Binding.Topic)
-	}
+	topics := []string{got[0].Binding.Topic, got[1].Binding.Topic}
+	slices.Sort(topics)
+	s.same("topics", topics, []string{"t1", "t2"})
 }
 
 func released(t *testing.T, s suite) {
@@ -217,37 +270,74 @@ func allOrNothing(t *testing.T, s suite) {
 	}
 }
 
-func race(t *testing.T, s suite) {
-	const claimers, nodes = 16, 20
+// claimAndConfirm does what a diff of these claims does, at one handle.
+func claimAndConfirm(ctx context.Context, store Store, claims []diff.Claim) (got []diff.Claimed, fresh []bool, err error) {
+	if got, err = store.Claim(ctx, claims); err != nil {
+		return nil, nil, err
+	}
+	fresh, err = store.Confirm(ctx, got)
+	return got, fresh, err
+}
+
+func (s suite) race(claimers int, claims func(claimer int) []diff.Claim) (queues map[string]string, wins, fresh int) {
+	s.t.Helper()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	wins, fresh := 0, 0
-	for range claimers {
+	queues = map[string]string{}
+	for c := range claimers {
 		wg.Go(func() {
-			var claims []diff.Claim
-			for n := range nodes {
-				claims = append(claims, want(fmt.Sprint("n", n), "c", "k"))
-			}
-			got, err := s.Claim(t.Context(), claims)
+			store := []Store{s.Store, s.second}[c%2]
+			got, done, err := claimAndConfirm(s.t.Context(), store, claims(c))
 			if err != nil {
-				t.Error(err)
-				return
-			}
-			done, err := s.Confirm(t.Context(), got)
-			if err != nil {
-				t.Error(err)
+				s.t.Error(err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			for i := range got {
+				b := got[i].Binding
 				wins, fresh = wins+one(got[i].Won), fresh+one(done[i])
+				key := got[i].NodeID + " " + b.ComputeKey + " " + b.CodeHash
+				if before, known := queues[key]; known && before != b.Topic {
+					s.t.Errorf("%s has the queues %s and %s", key, before, b.Topic)
+				}
+				queues[key] = b.Topic
 			}
 		})
 	}
 	wg.Wait()
-	if wins != nodes || fresh != nodes || len(s.names(nil, 60, "any")) != nodes {
-		t.Errorf("%d won, %d confirmed, %d queues; want %d", wins, fresh, len(s.names(nil, 60, "any")), nodes)
+	return queues, wins, fresh
+}
+
+func race(t *testing.T, s suite) {
+	const nodes = 20
+	queues, wins, fresh := s.race(64, func(int) (claims []diff.Claim) {
+		for n := range nodes {
+			claims = append(claims, want(fmt.Sprint("n", n), "c", "k"))
+		}
+		return claims
+	})
+	s.same("won, confirmed, queues", []int{wins, fresh, len(queues)}, []int{nodes, nodes, nodes})
+	s.same("queues by tag", len(s.names([]string{"x"}, 60, "any")), nodes)
+	for n := range nodes {
+		s.same("bindings", len(s.lookup(fmt.Sprint("n", n)).Bindings), 1)
 	}
+}
+
+// Nodes that overlap in any order, all under the same few names.
+func raceForNames(t *testing.T, s suite) {
+	const claimers, nodes = 64, 16
+	queues, wins, fresh := s.race(claimers, func(c int) (claims []diff.Claim) {
+		for n := range 4 {
+			claims = append(claims, want(fmt.Sprint("n", (c*7+n*5)%nodes), "c", "k"))
+		}
+		return claims
+	})
+	s.same("won, confirmed, queues", []int{wins, fresh, len(queues)}, []int{nodes, nodes, nodes})
+	topics := map[string]bool{}
+	for _, topic := range queues {
+		topics[topic] = true
+	}
+	s.same("topics", len(topics), nodes)
 }
 
 func one(b bool) int {
@@ -266,16 +356,18 @@ func foreign(t *testing.T, s suite) {
 	} {
 		s.ok(s.Put(t.Context(), n))
 	}
-	s.same("any", s.names([]string{"x", "y"}, 60, "any"), []string{"tb", "ta"})
-	s.same("unknown mode is any", s.names([]string{"y"}, 60, "ALL"), []string{"tb", "ta"})
+	s.same("any", s.names([]string{"x", "y"}, 60, "any"), s.inOrder("tb", "ta"))
+	s.same("unknown mode is any", s.names([]string{"y"}, 60, "ALL"), s.inOrder("tb", "ta"))
 	s.same("all", s.names([]string{"y", "x"}, 60, "all"), []string{"ta"})
 	s.same("other interval", s.names([]string{"x"}, 30, "any"), []string{"tc"})
 	s.same("no such tag", s.names([]string{"z"}, 60, "any"), []string{})
 	found, err := s.Queues(t.Context(), []string{"y"}, 60, "any")
 	s.ok(err)
-	s.same("global", []bool{found[0].Global, found[1].Global}, []bool{true, false})
-	s.ok(s.Bind(t.Context(), "a", "k"))
-	s.ok(s.Bind(t.Context(), "a", "k"))
+	for _, q := range found {
+		s.same("global flag of "+q.Queue, q.Global, q.Queue == "tb")
+	}
+	s.bind("a", "k")
+	s.bind("a", "k")
 	s.same("keys", s.lookup("a").ComputeKeys, []string{"k"})
 }
 
@@ -284,7 +376,7 @@ func snapshots(t *testing.T, s suite) {
 	before := *s.lookup("n")
 	held := s.lookup("n")
 	s.confirm(s.claim(want("n", "c", "k2")))
-	s.ok(s.Bind(t.Context(), "n", "k3"))
+	s.bind("n", "k3")
 	s.same("snapshot", *held, before)
 	if len(s.lookup("n").Bindings) != 2 {
 		t.Errorf("now: %+v", s.lookup("n"))
@@ -303,26 +395,154 @@ func replaced(t *testing.T, s suite) {
 	}
 }
 
+// buffering gives, sorted, the nodes that buffer since before ms.
+func (s suite) buffering(ms int64, key string) []string {
+	s.t.Helper()
+	ids, err := s.BufferingNodes(s.t.Context(), time.UnixMilli(ms), key)
+	s.ok(err)
+	slices.Sort(ids)
+	return append([]string{}, ids...)
+}
+
 func marked(t *testing.T, s suite) {
-	at := func(ms int64) time.Time { return time.UnixMilli(ms) }
-	before := func(ms int64, key string) []string {
-		ids, err := s.BufferingNodes(t.Context(), at(ms), key)
-		s.ok(err)
-		slices.Sort(ids)
-		return slices.Clip(append([]string{}, ids...))
-	}
-	s.ok(s.MarkBuffering(t.Context(), []diff.Mark{{NodeID: "nope", ComputeKey: "k"}}, at(1)))
+	s.buffer("nope", "k", 1)
 	s.ok(s.Put(t.Context(), diff.Node{ID: "a"}))
-	s.ok(s.MarkBuffering(t.Context(), []diff.Mark{{NodeID: "a", ComputeKey: "k"}}, at(10)))
+	s.buffer("a", "k", 10)
 	s.ok(s.Put(t.Context(), diff.Node{ID: "a", CodeHash: "c"}))
-	s.same("strictly older", before(10, "k"), []string{})
-	s.same("by key", before(11, "k"), []string{"a"})
-	s.same("by any", before(11, ""), []string{"a"})
-	s.same("by another key", before(11, "z"), []string{})
-	s.ok(s.ClearBuffering(t.Context(), "a", "z"))
-	s.same("another key cleared", before(11, "k"), []string{"a"})
+	s.same("strictly older", s.buffering(10, "k"), []string{})
+	s.same("by key", s.buffering(11, "k"), []string{"a"})
+	s.same("by any", s.buffering(11, ""), []string{"a"})
 	s.ok(s.ClearBuffering(t.Context(), "a", ""))
-	s.same("all cleared", before(11, ""), []string{})
+	s.same("all cleared", s.buffering(11, ""), []string{})
+	s.ok(s.ClearBuffering(t.Context(), "nope", ""))
+}
+
+func markedAgain(t *testing.T, s suite) {
+	s.ok(s.Put(t.Context(), diff.Node{ID: "a"}))
+	s.buffer("a", "k", 10)
+	s.buffer("a", "k", 20)
+	if s.MarksByKey {
+		s.same("the last mark counts", s.buffering(20, "k"), []string{})
+	} else {
+		s.same("the first mark counts", s.buffering(11, "k"), []string{"a"})
+	}
+	s.same("marked", s.buffering(21, "k"), []string{"a"})
+}
+
+func markedByKey(t *testing.T, s suite) {
+	s.ok(s.Put(t.Context(), diff.Node{ID: "a"}))
+	s.buffer("a", "k", 10)
+	others := []string{"a"} // what another key sees
+	if s.MarksByKey {
+		others = []string{}
+	}
+	s.same("by another key", s.buffering(11, "z"), others)
+	s.ok(s.ClearBuffering(t.Context(), "a", "z"))
+	rest := []string{"a"} // what clearing another key leaves
+	if !s.MarksByKey {
+		rest = []string{}
+	}
+	s.same("another key cleared", s.buffering(11, "k"), rest)
+}
+
+func noTags(t *testing.T, s suite) {
+	s.ok(s.Put(t.Context(), diff.Node{ID: "a", HasQueue: true, Topic: "ta", Interval: number(60), Tags: []string{"x"}}))
+	s.confirm(s.claim(want("b", "c", "k")))
+	all := []string{}
+	if s.NoTagsIsAll {
+		all = []string{"ta", "t0"}
+	}
+	s.same("no tags", s.names(nil, 60, "any"), all)
+}
+
+// What GC asks for: who feeds a queue, whoever wrote it.
+func byQueue(t *testing.T, s suite) {
+	s.ok(s.Put(t.Context(), diff.Node{ID: "a", HasQueue: true, Topic: "ta", Interval: number(60), Tags: []string{"x"},
+		NodeType: "T", CodeHash: "c", SchemaHash: "s", SchemaCompatID: "v", Period: number(5), ComputeKeys: []string{"k"}}))
+	s.confirm(s.claim(want("b", "c", "k"), want("b", "c", "k2")))
+	for topic, id := range map[string]string{"ta": "a", "t0": "b", "t1": "b"} {
+		n, err := s.NodeByQueue(t.Context(), topic)
+		s.ok(err)
+		s.same("node of "+topic, n, s.lookup(id))
+		s.same("id", n.ID, id)
+	}
+	a := s.lookup("a")
+	s.same("fields", []any{a.NodeType, a.CodeHash, a.SchemaHash, a.SchemaCompatID, *a.Interval, *a.Period, a.Tags, a.HasQueue, a.ComputeKeys},
+		[]any{"T", "c", "s", "v", int64(60), int64(5), []string{"x"}, true, []string{"k"}})
+}
+
+// One process must see what another does, whatever it remembers.
+func twoHandles(t *testing.T, s suite) {
+	mine := s.claim(want("n", "c", "k"))
+	s.confirm(mine)
+	s.same("ready, seen here", s.lookup("n").Bindings[0].Ready, true)
+	theirs, _, err := claimAndConfirm(t.Context(), s.second, []diff.Claim{want("n", "c", "k"), want("n", "c", "k2")})
+	s.ok(err)
+	s.same("the first is met, the second made", []bool{theirs[0].Won, theirs[1].Won}, []bool{false, true})
+	s.same("met", theirs[0].Binding, diff.Binding{ComputeKey: "k", CodeHash: "c", SchemaHash: "s", Topic: "t0", Ready: true})
+	again := s.claim(want("n", "c", "k2")) // what is remembered here may lack it; a claim finds it
+	s.same("met in turn", []any{again[0].Won, again[0].Binding.Topic, again[0].Binding.Ready}, []any{false, "t1", true})
+	s.same("not confirmed twice", s.confirm(again), []bool{false})
+	s.same("tags", s.names([]string{"x"}, 60, "all"), []string{"t0", "t1"})
+}
+
+// A claim of a process that died is completed by whoever meets it.
+func takenOver(t *testing.T, s suite) {
+	s.claim(want("n", "c", "k"))
+	n, err := s.second.Lookup(t.Context(), []string{"n"})
+	s.ok(err)
+	s.same("an open claim", n[0].Bindings[0].Ready, false)
+	got, fresh, err := claimAndConfirm(t.Context(), s.second, []diff.Claim{want("n", "c", "k")})
+	s.ok(err)
+	s.same("taken over", []any{got[0].Won, got[0].Binding.Topic, fresh[0]}, []any{false, "t0", true})
+	s.same("seen by the first", s.lookup("n").Bindings[0].Ready, true)
+}
+
+// A batch may name a node, and even a queue, several times.
+func repeated(t *testing.T, s suite) {
+	got := s.claim(want("n", "c", "k"), want("m", "c", "k"), want("n", "c", "k"), want("n", "c", "k2"))
+	s.same("won", []bool{got[0].Won, got[1].Won, got[2].Won, got[3].Won}, []bool{true, true, false, true})
+	s.same("the same queue", got[2].Binding, got[0].Binding)
+	s.confirm(got)
+	s.same("bindings of n", len(s.lookup("n").Bindings), 2)
+}
+
+func (s suite) odd(id string) {
+	s.t.Helper()
+	claim := want(id, "c"+id, "k"+id)
+	claim.Node.Tags = []string{id, "x"}
+	s.confirm(s.claim(claim))
+	n := s.lookup(id)
+	s.same("node", []any{n.ID, n.CodeHash, n.Tags, n.ComputeKeys}, []any{id, "c" + id, []string{id, "x"}, []string{"k" + id}})
+	s.same("found by tag", s.names([]string{id}, 60, "all"), []string{n.Topic})
+}
+
+// Ids, hashes and tags come from clients.
+func oddText(t *testing.T, s suite) {
+	for _, id := range []string{"", "topic", "노드", "a'b\"c`d", "$x {y} //z", "\x00", "nul\x00l", "line\nline", strings.Repeat("x", 6900)} {
+		s.odd(id)
+	}
+}
+
+// Thousands of nodes are one batch.
+func many(t *testing.T, s suite) {
+	const nodes = 3000
+	claims := make([]diff.Claim, nodes)
+	ids := make([]string, nodes)
+	for i := range claims {
+		ids[i] = fmt.Sprintf("n%04d", i)
+		claims[i] = want(ids[i], "c", "k")
+		claims[i].Choose = func(func(string) bool) (string, error) { return "t-" + ids[i], nil }
+	}
+	s.confirm(s.claim(claims...))
+	known, err := s.Lookup(t.Context(), append(ids, "nope"))
+	s.ok(err)
+	for i, n := range known[:nodes] {
+		if n == nil || n.ID != ids[i] || n.Topic != "t-"+ids[i] {
+			t.Fatalf("node %d is %+v", i, n)
+		}
+	}
+	s.same("the last", known[nodes] == nil, true)
 }
 
 func ping(t *testing.T, s suite) { s.ok(s.Ping(t.Context())) }

@@ -1,0 +1,102 @@
+package nodestore
+
+import (
+	"container/list"
+	"slices"
+	"sync"
+	"time"
+
+	"qmtl.internal/plumbline/ref/dagmanager/diff"
+)
+
+// cache remembers nodes, the least used ones go first.
+type cache struct {
+	most int
+	age  time.Duration
+	now  func() time.Time
+
+	mu     sync.Mutex
+	era    uint64 // grows when everything is forgotten
+	byID   map[string]*list.Element
+	recent list.List // of remembered, the last used first
+}
+
+type remembered struct {
+	node *diff.Node
+	till time.Time
+}
+
+func newCache(most int, age time.Duration) *cache {
+	return &cache{most: most, age: age, now: time.Now, byID: map[string]*list.Element{}}
+}
+
+// get returns what is remembered of each id, and the ids of the others.
+func (c *cache) get(ids []string) (found []*diff.Node, missing []string) {
+	found = make([]*diff.Node, len(ids))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	for i, id := range ids {
+		e := c.byID[id]
+		if e == nil || now.After(e.Value.(remembered).till) {
+			missing = append(missing, id)
+			continue
+		}
+		found[i] = e.Value.(remembered).node
+		c.recent.MoveToFront(e)
+	}
+	return found, missing
+}
+
+// begin returns the era for put, to be asked for before the database is.
+func (c *cache) begin() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.era
+}
+
+// put remembers a node if it may be remembered, and if nothing was forgotten
+// since the era in which it was read.
+func (c *cache) put(era uint64, n *diff.Node) {
+	if c.most < 1 || !lasting(n) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if era != c.era {
+		return
+	}
+	entry := remembered{n, c.now().Add(c.age)}
+	if e := c.byID[n.ID]; e != nil {
+		e.Value = entry
+		c.recent.MoveToFront(e)
+		return
+	}
+	c.byID[n.ID] = c.recent.PushFront(entry)
+	if len(c.byID) > c.most {
+		oldest := c.recent.Back()
+		delete(c.byID, c.recent.Remove(oldest).(remembered).node.ID)
+	}
+}
+
+// lasting says whether what a node has now it will keep: all its queues come
+// from diffs and are ready.
+func lasting(n *diff.Node) bool {
+	return n.HasQueue && ownsTopic(n) && !slices.ContainsFunc(n.Bindings, func(b diff.Binding) bool { return !b.Ready })
+}
+
+// clear forgets everything.
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.era++
+	clear(c.byID)
+	c.recent.Init()
+}
+
+// count returns how many nodes are remembered.
+func (c *cache) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.byID)
+}

@@ -1,0 +1,409 @@
+package nodestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/neo4j/neo4j-go-driver/v5/neo4j"
+	"github.com/neo4j/neo4j-go-driver/v5/neo4j/notifications"
+
+	"qmtl.internal/plumbline/ref/dagmanager/diff"
+	"qmtl.internal/plumbline/scenarios/contract"
+)
+
+// ErrUnavailable says that the graph database did not answer in time.
+var ErrUnavailable = errors.New("the graph database is not available")
+
+// ErrRefused says that the graph database answered, and did not let us in.
+var ErrRefused = errors.New("the graph database refuses us")
+
+// Neo4jOptions are the settings of a Neo4j store. A zero field takes its
+// default, except where it says otherwise.
+type Neo4jOptions struct {
+	URL      string // as CheckNeo4jURL wants it
+	User     string // "neo4j"
+	Password string // "" means a server that asks for none; never logged
+	Database string // "" means the user's home database, as it does for the server
+
+	Timeout time.Duration // of one operation with all its retries; 5 s
+	Retry   time.Duration // how long an operation that fails is begun anew; 2 s
+	// Cache is how many nodes are remembered; 0 means none.
+	Cache int
+	// CacheAge is how long what is remembered of a node counts; 1 min.
+	CacheAge time.Duration
+	Log      *slog.Logger // nil logs nothing
+}
+
+func (o Neo4jOptions) withDefaults() Neo4jOptions {
+	if o.User == "" {
+		o.User = "neo4j"
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 5 * time.Second
+	}
+	if o.Retry == 0 {
+		o.Retry = 2 * time.Second
+	}
+	if o.CacheAge == 0 {
+		o.CacheAge = time.Minute
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// CheckNeo4jURL says what is wrong with the address of a Neo4j server. The error
+// does not repeat the address: it may hold a password.
+func CheckNeo4jURL(address string) error {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Host == "" || !schemes[u.Scheme]:
+		return errors.New("want bolt://HOST:PORT (or bolt+s, bolt+ssc, neo4j, neo4j+s, neo4j+ssc)")
+	case u.User != nil:
+		return errors.New("user and password do not belong into the address; they have settings of their own")
+	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
+		return errors.New("nothing may follow HOST:PORT")
+	}
+	return nil
+}
+
+var schemes = map[string]bool{"bolt": true, "bolt+s": true, "bolt+ssc": true, "neo4j": true, "neo4j+s": true, "neo4j+ssc": true}
+
+// Neo4j is a store in a Neo4j database (dagmanager.md 5.2 and 5.4). It is safe
+// for concurrent use, by this process and by others: what must be decided once
+// is decided by the database, under locks on the nodes concerned.
+//
+// A queue is (:ComputeNode)-[:CLAIMS]->(:Queue) while it is a claim, and
+// (:ComputeNode)-[:EMITS]->(:Queue) once it is ready; readers that know only
+// EMITS never see a claim.
+type Neo4j struct {
+	driver neo4j.DriverWithContext
+	opts   Neo4jOptions
+	cache  *cache
+
+	// The schema is looked at whenever an outage was seen since it was last:
+	// another database may have come back than the one that went.
+	outages   atomic.Uint64 // begins with 1
+	seen      atomic.Uint64 // the outages when the schema was looked at last
+	preparing chan struct{} // held by who looks at the schema
+}
+
+// OpenNeo4j returns a store that has not spoken to the database yet: one that
+// does not answer is no reason not to start. Close ends it.
+func OpenNeo4j(o Neo4jOptions) (*Neo4j, error) {
+	if err := CheckNeo4jURL(o.URL); err != nil {
+		return nil, fmt.Errorf("neo4j address: %w", err)
+	}
+	o = o.withDefaults()
+	auth := neo4j.NoAuth()
+	if o.Password != "" {
+		auth = neo4j.BasicAuth(o.User, o.Password, "")
+	}
+	driver, err := neo4j.NewDriverWithContext(o.URL, auth, func(c *neo4j.Config) {
+		c.MaxTransactionRetryTime = o.Retry
+		c.ConnectionAcquisitionTimeout = o.Retry
+		c.SocketConnectTimeout = o.Retry
+		c.NotificationsMinSeverity = notifications.DisabledLevel // hints about missing data cost an analysis
+		c.TelemetryDisabled = true
+		c.UserAgent = "plumbline-dagmanager"
+	})
+	if err != nil {
+		return nil, fmt.Errorf("neo4j: %w", err)
+	}
+	s := &Neo4j{driver: driver, opts: o, cache: newCache(o.Cache, o.CacheAge), preparing: make(chan struct{}, 1)}
+	s.outages.Store(1)
+	return s, nil
+}
+
+// Close ends all connections.
+func (s *Neo4j) Close(ctx context.Context) error { return s.driver.Close(ctx) }
+
+// Ping says whether the database answers a query.
+func (s *Neo4j) Ping(ctx context.Context) error {
+	_, err := s.query(ctx, "ping", "RETURN 1", nil)
+	return err
+}
+
+// Size returns how many nodes and ready queues are registered, from the
+// database's own counters.
+func (s *Neo4j) Size(ctx context.Context) (nodes, queues int, err error) {
+	rows, err := s.query(ctx, "count", countQuery, nil)
+	if err != nil || len(rows) == 0 {
+		return 0, 0, err
+	}
+	return int(integerOf(rows[0], "nodes")), int(integerOf(rows[0], "queues")), nil
+}
+
+const countQuery = `
+MATCH (n:ComputeNode) WITH count(n) AS nodes
+MATCH (:ComputeNode)-[r:EMITS]->() RETURN nodes, count(r) AS queues`
+
+// row is one row of a result, by column.
+type row = map[string]any
+
+// work is what a transaction does. It may be run several times, and counts when
+// the last time ended well.
+type work func(tx tx) error
+
+// tx is a transaction with its context.
+type tx struct {
+	ctx context.Context
+	neo4j.ManagedTransaction
+}
+
+// run executes one statement and returns its rows.
+func (t tx) run(cypher string, params map[string]any) ([]row, error) {
+	res, err := t.Run(t.ctx, cypher, params)
+	if err != nil {
+		return nil, err
+	}
+	records, err := res.Collect(t.ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]row, len(records))
+	for i, r := range records {
+		rows[i] = r.AsMap()
+	}
+	return rows, nil
+}
+
+// query runs one statement that changes nothing.
+func (s *Neo4j) query(ctx context.Context, what, cypher string, params map[string]any) ([]row, error) {
+	var rows []row
+	err := s.transact(ctx, what, neo4j.AccessModeRead, func(tx tx) (err error) {
+		rows, err = tx.run(cypher, params)
+		return err
+	})
+	return rows, err
+}
+
+// write runs do as one transaction on a database whose schema was seen.
+func (s *Neo4j) write(ctx context.Context, what string, do work) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	return s.transact(ctx, what, neo4j.AccessModeWrite, do)
+}
+
+// transact runs do as one transaction, all within the time limit. The driver
+// begins it anew after an error that may pass.
+func (s *Neo4j) transact(ctx context.Context, what string, mode neo4j.AccessMode, do work) error {
+	limited, cancel := context.WithTimeout(ctx, s.opts.Timeout)
+	defer cancel()
+	begun, unsure := time.Now(), 0
+	for {
+		err := s.once(limited, mode, do)
+		var stuck deadlock
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &stuck) && time.Since(begun) < s.opts.Retry && nap(limited):
+		case uncertain(err) && unsure < uncertainTries:
+			unsure++
+		default:
+			return s.explain(ctx, what, err)
+		}
+	}
+}
+
+// uncertainTries bounds how often a transaction is begun anew because nobody
+// knows whether it was committed. Every write of this store may be done twice.
+const uncertainTries = 2
+
+// deadlock is the end of a transaction that two of them came to wait for each
+// other. The driver would begin anew after a second; nothing speaks for that.
+type deadlock struct{ error }
+
+func (d deadlock) Unwrap() error { return d.error }
+
+func asDeadlock(err error) error {
+	var answer *neo4j.Neo4jError
+	if errors.As(err, &answer) && answer.Code == "Neo.TransientError.Transaction.DeadlockDetected" {
+		return deadlock{err}
+	}
+	return err
+}
+
+// nap waits for a few milliseconds; false means that ctx ended.
+func nap(ctx context.Context) bool {
+	select {
+	case <-time.After(time.Millisecond + rand.N(20*time.Millisecond)):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// uncertain says whether the connection broke during the commit.
+func uncertain(err error) bool { return neo4j.IsConnectivityError(err) && !neo4j.IsRetryable(err) }
+
+func (s *Neo4j) once(ctx context.Context, mode neo4j.AccessMode, do work) (err error) {
+	session := s.driver.NewSession(ctx, neo4j.SessionConfig{AccessMode: mode, DatabaseName: s.opts.Database})
+	defer func() {
+		if closing := session.Close(context.WithoutCancel(ctx)); err == nil && closing != nil {
+			s.opts.Log.Debug("neo4j session", "error", closing) // what was committed is committed
+		}
+	}()
+	run := func(t neo4j.ManagedTransaction) (any, error) { return nil, asDeadlock(do(tx{ctx, t})) }
+	if mode == neo4j.AccessModeRead {
+		_, err = session.ExecuteRead(ctx, run)
+	} else {
+		_, err = session.ExecuteWrite(ctx, run)
+	}
+	return err
+}
+
+// explain says what an error of the driver means to a caller. One that is not
+// the driver's is returned as it is.
+func (s *Neo4j) explain(ctx context.Context, what string, err error) error {
+	var answer *neo4j.Neo4jError
+	switch {
+	case ctx.Err() != nil: // the caller's own time is up
+		return fmt.Errorf("neo4j: %s: %w", what, context.Cause(ctx))
+	case errors.As(err, &answer) && answer.HasSecurityCode(), as[*neo4j.InvalidAuthenticationError](err):
+		return fmt.Errorf("neo4j: %s: %w: %w", what, ErrRefused, err)
+	case absent(err):
+		s.outages.Add(1)
+		return fmt.Errorf("neo4j: %s: %w: %w", what, ErrUnavailable, err)
+	case answer != nil, as[*neo4j.UsageError](err):
+		return fmt.Errorf("neo4j: %s: %w", what, err)
+	}
+	return err
+}
+
+// absent says whether err means that the server is away, or too busy.
+func absent(err error) bool {
+	return neo4j.IsConnectivityError(err) || neo4j.IsTransactionExecutionLimit(err) || neo4j.IsRetryable(err) ||
+		errors.Is(err, context.DeadlineExceeded) || as[*neo4j.ConnectivityError](err)
+}
+
+func as[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
+}
+
+// Lookup implements diff.Nodes. Nodes that are remembered cost no round trip.
+//
+// Only nodes are remembered all of whose queues were registered by diffs and are
+// ready. No DAG Manager takes such a queue away or changes it, so that what is
+// remembered can only lack a queue that another one has added since; a diff
+// then claims it, and the claim, which always asks the database, finds it.
+// Nodes that others wrote, and open claims, are asked for each time. What an
+// operator deletes is noticed after CacheAge, or after an outage.
+func (s *Neo4j) Lookup(ctx context.Context, ids []string) ([]*diff.Node, error) {
+	out, missing := s.cache.get(ids)
+	if len(missing) == 0 {
+		return out, nil
+	}
+	if err := s.prepare(ctx); err != nil {
+		return nil, err
+	}
+	era := s.cache.begin()
+	rows, err := s.query(ctx, "lookup", lookupQuery, params{"ids": missing})
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]*diff.Node, len(rows))
+	for _, r := range rows {
+		v := readVertex(r)
+		found[v.node.ID] = v.node
+		s.cache.put(era, v.node)
+	}
+	for i, id := range ids {
+		if out[i] == nil {
+			out[i] = found[id]
+		}
+	}
+	return out, nil
+}
+
+type params = map[string]any
+
+const lookupQuery = `
+UNWIND $ids AS id
+MATCH (n:ComputeNode {node_id: id})
+OPTIONAL MATCH (n)-[r:EMITS|CLAIMS]->(q:Queue)
+RETURN properties(n) AS node,
+       collect(CASE WHEN q IS NULL THEN null ELSE q {.*, claim: type(r) = 'CLAIMS', emitted: r.ordinal} END) AS queues`
+
+// NodeByQueue returns the node that feeds a queue, nil when none does.
+func (s *Neo4j) NodeByQueue(ctx context.Context, topic string) (*diff.Node, error) {
+	rows, err := s.query(ctx, "node by queue", nodeByQueueQuery, params{"topic": topic})
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	return readVertex(rows[0]).node, nil
+}
+
+const nodeByQueueQuery = `
+MATCH (n:ComputeNode)-[:EMITS]->(:Queue {topic: $topic})
+WITH n LIMIT 1
+OPTIONAL MATCH (n)-[r:EMITS|CLAIMS]->(q:Queue)
+RETURN properties(n) AS node,
+       collect(CASE WHEN q IS NULL THEN null ELSE q {.*, claim: type(r) = 'CLAIMS', emitted: r.ordinal} END) AS queues`
+
+// Queues returns the queues with that interval of nodes with any (or, with mode
+// "all", all) of the tags; without tags none. Their order says nothing.
+func (s *Neo4j) Queues(ctx context.Context, tags []string, interval int64, mode string) ([]contract.QueueRef, error) {
+	if len(tags) == 0 {
+		return nil, nil
+	}
+	query := queuesAnyQuery
+	if mode == contract.MatchAll {
+		query = queuesAllQuery
+	}
+	rows, err := s.query(ctx, "queues by tag", query, params{"tags": tags, "interval": interval})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]contract.QueueRef, len(rows))
+	for i, r := range rows {
+		global, _ := r["global"].(bool)
+		out[i] = contract.QueueRef{Queue: textOf(r, "topic"), Global: global}
+	}
+	return out, nil
+}
+
+// Ordered so that the same question gets the same answer.
+const (
+	queuesAnyQuery = `
+MATCH (q:Queue {interval: $interval})<-[:EMITS]-(n:ComputeNode)
+WHERE any(tag IN $tags WHERE tag IN n.tags)
+RETURN q.topic AS topic, n.global AS global ORDER BY n.created_at, topic`
+	queuesAllQuery = `
+MATCH (q:Queue {interval: $interval})<-[:EMITS]-(n:ComputeNode)
+WHERE all(tag IN $tags WHERE tag IN n.tags)
+RETURN q.topic AS topic, n.global AS global ORDER BY n.created_at, topic`
+)
+
+// BufferingNodes returns the ids of nodes that buffer since before olderThan.
+// The graph keeps one mark a node, whatever its compute key.
+func (s *Neo4j) BufferingNodes(ctx context.Context, olderThan time.Time, _ string) ([]string, error) {
+	rows, err := s.query(ctx, "buffering nodes",
+		"MATCH (n:ComputeNode) WHERE n.buffering_since < $before RETURN n.node_id AS id ORDER BY n.buffering_since, id",
+		params{"before": olderThan.UnixMilli()})
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(rows))
+	for i, r := range rows {
+		ids[i] = textOf(r, "id")
+	}
+	return ids, nil
+}
+
+// ClearBuffering takes the node's mark away, whatever its compute key.
+func (s *Neo4j) ClearBuffering(ctx context.Context, nodeID, _ string) error {
+	return s.write(ctx, "clear buffering", func(tx tx) error {
+		_, err := tx.run("MATCH (n:ComputeNode {node_id: $id}) REMOVE n.buffering_since", params{"id": nodeID})
+		return err
+	})
+}
