@@ -125,11 +125,23 @@ func submissionAt(id string, second int) submission {
 }
 
 func TestLongerTopicNames(t *testing.T) {
-	q := []queueSeen{{"blake3:aabbccddeeff00:60:0#ck=x", "asset_N_aabbccdd_v1"}, {"other:60:0#ck=x", "asset_N_aabbccddee_v1"}}
+	q := []queueSeen{{"blake3:aabbccddeeff00:60:0#ck=x", "c", "asset_N_aabbccdd_v1"}, {"other:60:0#ck=x", "c", "asset_N_aabbccddee_v1"}}
 	if got := longerNames(past{queues: q, topics: []string{"asset_N_aabbccdd_v1", "asset_N_aabbccddee_v1", "asset_N_aabbccddff_v1", "asset_N_aabbccddee_v2", "asset_M_aabbccddee_v1"}}); len(got) != 0 {
 		t.Errorf("longerNames = %v; want nothing: each topic has its own node, version or type", got)
 	}
 	if got := longerNames(past{queues: q[:1], topics: []string{"asset_N_aabbccddee_v1"}}); len(got) != 1 {
 		t.Errorf("longerNames = %v; want the longer name of the same node", got)
+	}
+}
+
+// Other code under the same node id is another queue.
+func TestOneTopicKnowsCode(t *testing.T) {
+	q := []queueSeen{{"n:60:0#ck=x", "c1", "asset_N_n_v1"}, {"n:60:0#ck=x", "c2", "asset_N_n_v1-1"}}
+	if got := oneTopic(past{queues: q}); len(got) != 0 {
+		t.Errorf("oneTopic = %v; want nothing", got)
+	}
+	q[1].code = "c1"
+	if got := oneTopic(past{queues: q}); len(got) != 1 {
+		t.Errorf("oneTopic = %v; want one finding", got)
 	}
 }

@@ -299,15 +299,44 @@ func (a topicsAction) do(ctx context.Context, x *execution, _ *Step) (observatio
 	if err != nil {
 		return nil, err
 	}
-	details, err := kadm.NewClient(cl).ListTopics(ctx)
+	adm := kadm.NewClient(cl)
+	details, err := adm.ListTopics(ctx)
 	if err != nil {
 		return nil, err
 	}
 	found := []any{}
 	for _, t := range details.Sorted() {
-		if re.MatchString(t.Topic) {
-			found = append(found, map[string]any{"name": t.Topic, "partitions": count(len(t.Partitions)), "replication": count(t.Partitions.NumReplicas())})
+		if !re.MatchString(t.Topic) {
+			continue
 		}
+		configs, err := topicConfigs(ctx, adm, t.Topic)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, map[string]any{
+			"name": t.Topic, "partitions": count(len(t.Partitions)), "replication": count(t.Partitions.NumReplicas()), "configs": configs,
+		})
 	}
 	return observation{"topics": found}, nil
+}
+
+// topicConfigs gives every config of a topic that has a value.
+func topicConfigs(ctx context.Context, adm *kadm.Client, topic string) (map[string]any, error) {
+	out := map[string]any{}
+	all, err := adm.DescribeTopicConfigs(ctx, topic)
+	if err == nil {
+		var one kadm.ResourceConfig
+		if one, err = all.On(topic, nil); err == nil {
+			err = one.Err
+		}
+		for _, c := range one.Configs {
+			if c.Value != nil {
+				out[c.Key] = *c.Value
+			}
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("topic %s: configs: %w", topic, err)
+	}
+	return out, nil
 }

@@ -39,8 +39,9 @@ type submission struct {
 
 func (s submission) accepted() bool { return s.status == "202" }
 
-// queueSeen is one entry of a diff's queue map.
-type queueSeen struct{ key, topic string }
+// queueSeen is one entry of a diff's queue map, with the code hash that the
+// node was sent with: other code is another queue.
+type queueSeen struct{ key, code, topic string }
 
 // submission adds a POST; o is nil when no answer came. Text that the scenario
 // wrote itself has no known hash and is left out.
@@ -59,12 +60,23 @@ func (h *history) submission(scenario, path string, known bool, dag builtDAG, be
 	h.submissions = append(h.submissions, s)
 }
 
-func (h *history) diff(o observation) {
+// diff adds what a diff answered. A DAG that the scenario wrote as text is left
+// out: its code hashes are not known.
+func (h *history) diff(dag builtDAG, o observation) {
+	if dag.root == nil {
+		return
+	}
+	code := map[string]string{}
+	nodes, _ := dag.root["nodes"].([]any)
+	for _, n := range nodes {
+		m, _ := n.(map[string]any)
+		code[text(m["node_id"])] = text(m["code_hash"])
+	}
 	m, _ := o["queue_map"].(map[string]any)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for k, topic := range m {
-		h.queues = append(h.queues, queueSeen{k, text(topic)})
+		h.queues = append(h.queues, queueSeen{k, code[nodeOf(k)], text(topic)})
 	}
 }
 
@@ -264,14 +276,15 @@ func orderKept(p past) []string {
 // oneTopic: the same queue key never names two topics, and the broker holds no
 // second topic for a node's digest in one namespace and version.
 func oneTopic(p past) []string {
-	topics := map[string]string{}
+	topics := map[queueSeen]string{}
 	var found []string
 	for _, q := range p.queues {
-		before, seen := topics[q.key]
+		queue := queueSeen{key: q.key, code: q.code}
+		before, seen := topics[queue]
 		if seen && before != q.topic {
 			found = append(found, fmt.Sprintf("%s has the topics %s and %s", q.key, before, q.topic))
 		}
-		topics[q.key] = q.topic
+		topics[queue] = q.topic
 	}
 	return append(found, longerNames(p)...)
 }
@@ -313,12 +326,18 @@ func extends(q queueSeen, t string) bool {
 	return same && cut && tail == version && digits != "" && strings.HasPrefix(digestOf(q.key), short+digits)
 }
 
-// digestOf is the part of a queue key's node id that topic names are cut from.
-func digestOf(key string) string {
+// nodeOf is the node id in a queue key.
+func nodeOf(key string) string {
 	id, _, _ := strings.Cut(key, "#")
 	for range 2 { // interval and bucket
 		id, _, _ = cutLast(id, ":")
 	}
+	return id
+}
+
+// digestOf is the part of a queue key's node id that topic names are cut from.
+func digestOf(key string) string {
+	id := nodeOf(key)
 	if rest, ok := strings.CutPrefix(id, "blake3:"); ok && rest != "" {
 		return rest
 	}

@@ -257,7 +257,7 @@ func (a diffAction) once(ctx context.Context, x *execution) (observation, error)
 	o := s.merge(outcomeOf(ended))
 	o["elapsed_ms"] = millis(time.Since(start))
 	o["sent"] = dag.sent()
-	x.past.diff(o)
+	x.past.diff(dag, o)
 	return o, nil
 }
 
