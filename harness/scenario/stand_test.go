@@ -39,12 +39,11 @@ type stand struct {
 	kafka  *kfake.Cluster
 	faults map[string]bool
 
-	mu       sync.Mutex
-	seen     map[string]string // dag hash → strategy id; guarded by mu
-	counter  int               // guarded by mu
-	watchers []*websocket.Conn // guarded by mu
-	diffs    int               // guarded by mu
-	acks     map[string]chan uint32
+	mu      sync.Mutex
+	seen    map[string]string // dag hash → strategy id; guarded by mu
+	counter int               // guarded by mu
+	diffs   int               // guarded by mu
+	acks    map[string]chan uint32
 	pb.UnimplementedDiffServiceServer
 	pb.UnimplementedTagQueryServer
 }
@@ -245,7 +244,7 @@ func (s *stand) Diff(r *pb.DiffRequest, stream grpc.ServerStreamingServer[pb.Dif
 	ids, _ := contract.NodeIDsOf(dag)
 	s.mu.Lock()
 	s.diffs++
-	version := fmt.Sprint("v1")
+	version := "v1"
 	if s.faults["new topic each time"] {
 		version = fmt.Sprintf("v%d", s.diffs)
 	}
