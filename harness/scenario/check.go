@@ -15,6 +15,7 @@ import (
 type checker struct {
 	*loader
 	doc   *document
+	clean bool            // the schema found nothing wrong
 	known map[string]bool // names that ${…} may use at this point
 }
 
@@ -64,6 +65,9 @@ func (c *checker) action(m map[string]any, pointer string) string {
 	case 1:
 		return actions[0]
 	case 0:
+		if len(m) == 0 || unknownKey(m) {
+			return "" // the schema has said so
+		}
 		c.doc.mistake(c.doc.at(pointer), "the step has no action", "add one of "+strings.Join(slices.Sorted(maps.Keys(c.kinds)), ", "))
 	default:
 		c.doc.mistake(c.doc.at(pointer), "the step has several actions: "+strings.Join(actions, ", "), "write a step for each")
@@ -71,11 +75,21 @@ func (c *checker) action(m map[string]any, pointer string) string {
 	return ""
 }
 
+// unknownKey tells whether a step has a key that no step has.
+func unknownKey(m map[string]any) bool {
+	for k := range m {
+		if k != "name" && k != "expect" {
+			return true
+		}
+	}
+	return false
+}
+
 // nested reads eventually: names saved within stay known after it.
 func (c *checker) nested(args any, pointer string) [][]Step {
 	m, _ := args.(map[string]any)
 	list := c.steps(m["steps"], pointer+"/steps")
-	if !expectsAnything(list) {
+	if c.clean && !expectsAnything(list) {
 		c.doc.mistake(c.doc.atKey(pointer+"/steps"), "eventually waits for nothing", "add expect to one of its steps")
 	}
 	return [][]Step{list}
@@ -128,7 +142,7 @@ func (c *checker) args(st *Step, pointer string) {
 	switch {
 	case errors.As(err, &w):
 		c.doc.mistake(c.doc.at(pointer+w.key), st.Action+": "+w.what, w.mend)
-	case err != nil:
+	case err != nil && c.clean:
 		c.doc.mistake(c.doc.at(pointer), st.Action+": "+err.Error(), "see scenario.schema.json")
 	}
 }
@@ -166,7 +180,7 @@ func (c *checker) expectation(st *Step, e map[string]any, pointer string) {
 			c.references(e[k], at)
 			compile(e[k], at, func(p, what, mend string) { c.doc.mistake(c.doc.at(p), what, mend) })
 			st.expect[k] = e[k]
-		default:
+		case slices.Contains(observedParts(), k):
 			c.doc.mistake(c.doc.atKey(at), fmt.Sprintf("%s shows no %q", st.Action, k), hint(k, append(slices.Clone(parts), "cel", "save")))
 		}
 	}

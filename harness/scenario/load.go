@@ -114,8 +114,8 @@ func newLoader() (*loader, error) {
 	return &loader{shape: s, cel: sync.OnceValues(celEnv), kinds: actionKinds(), ids: map[string]Mistake{}}, nil
 }
 
-// file reads one scenario. What the schema refuses ends it there: later checks
-// could only stumble over the same mistakes.
+// file reads one scenario. Where the schema refused something, the later checks
+// still look at the rest, but leave alone what they would only say again.
 func (l *loader) file(file string, src []byte) {
 	d := readYAML(file, src)
 	defer func() { l.found = append(l.found, d.found...) }()
@@ -126,10 +126,13 @@ func (l *loader) file(file string, src []byte) {
 		return
 	}
 	l.uniqueID(d)
-	if d.holes || !l.shape.check(d) {
+	if d.holes {
 		return
 	}
-	l.scenario(d)
+	clean := l.shape.check(d)
+	if m, ok := d.value.(map[string]any); ok {
+		l.scenario(d, m, clean)
+	}
 }
 
 func (l *loader) uniqueID(d *document) {
@@ -146,8 +149,7 @@ func (l *loader) uniqueID(d *document) {
 	l.ids[id] = Mistake{File: d.file, Line: at.line}
 }
 
-func (l *loader) scenario(d *document) {
-	m := d.value.(map[string]any)
+func (l *loader) scenario(d *document, m map[string]any, clean bool) {
 	s := Scenario{
 		ID: text(m["id"]), Title: text(m["title"]), Class: Class(text(m["class"])), Clause: text(m["clause"]),
 		File: d.file, Needs: textList(m["needs"]), Invariants: textList(m["invariants"]), Timeout: DefaultTimeout,
@@ -156,7 +158,7 @@ func (l *loader) scenario(d *document) {
 	if t, ok := m["timeout"].(string); ok {
 		s.Timeout = durationOf(t)
 	}
-	c := &checker{loader: l, doc: d, known: builtins()}
+	c := &checker{loader: l, doc: d, clean: clean, known: builtins()}
 	s.Steps = c.steps(m["steps"], "/steps")
 	if len(d.found) == 0 && !expectsAnything(s.Steps) && len(s.Invariants) == 0 {
 		d.mistake(d.atKey("/steps"), "the scenario expects nothing", "add expect to a step: a scenario that cannot fail proves nothing")
