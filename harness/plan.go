@@ -203,7 +203,7 @@ func ParseBytes(s string) (int64, error) {
 		}
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
-	if err != nil || n < 0 || n > 1<<40 {
+	if err != nil || n < 0 || n > 1<<45/unit {
 		return 0, fmt.Errorf("%q is no size; write bytes, or 64MiB", s)
 	}
 	return n * unit, nil

@@ -75,6 +75,9 @@ func (s Store) Accept(r *record.Run, j verdict.Judged, reason string) (string, e
 	if err := acceptable(r, j, reason); err != nil {
 		return "", err
 	}
+	if r.Load == nil {
+		return "", fmt.Errorf("record %s: it holds no load, so there is nothing to compare with later: %w", r.ID, ErrRefused)
+	}
 	kept := *r
 	kept.Notes = append(append([]string{}, r.Notes...), "accepted as baseline: "+reason)
 	b, err := record.Encode(&kept)
@@ -101,8 +104,6 @@ func acceptable(r *record.Run, j verdict.Judged, reason string) error {
 		return refuse("the judgement is of %s", j.Run)
 	case !accepted(j):
 		return refuse("its verdict is %s: %s", j.Verdict, j.Summary)
-	case r.Load == nil:
-		return refuse("it holds no load, so there is nothing to compare with later")
 	default:
 		return nil
 	}
@@ -140,8 +141,12 @@ func (s Store) FindComplexity() ([]record.Func, string, error) {
 	return funcs, "", nil
 }
 
-// AcceptComplexity makes the snapshot of r the accepted one.
-func (s Store) AcceptComplexity(r *record.Run) error {
+// AcceptComplexity makes the snapshot of r the accepted one, under the same
+// conditions as Accept. Being committed, it needs no note of the reason.
+func (s Store) AcceptComplexity(r *record.Run, j verdict.Judged, reason string) error {
+	if err := acceptable(r, j, reason); err != nil {
+		return err
+	}
 	if r.Complexity == nil || len(r.Complexity.Funcs) == 0 {
 		return fmt.Errorf("record %s: it holds no complexity snapshot: %w", r.ID, ErrRefused)
 	}

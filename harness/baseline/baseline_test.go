@@ -127,7 +127,7 @@ func TestComplexitySnapshot(t *testing.T) {
 	if got, why, err := s.FindComplexity(); got != nil || why == "" || err != nil {
 		t.Errorf("FindComplexity of nothing = %v, %q, %v", got, why, err)
 	}
-	if err := s.AcceptComplexity(run()); err != nil {
+	if err := s.AcceptComplexity(run(), green(), "x"); err != nil {
 		t.Fatal(err)
 	}
 	got, why, err := s.FindComplexity()
@@ -139,7 +139,7 @@ func TestComplexitySnapshot(t *testing.T) {
 func TestNoSnapshotToAccept(t *testing.T) {
 	empty := run()
 	empty.Complexity = nil
-	if err := store(t).AcceptComplexity(empty); !errors.Is(err, baseline.ErrRefused) {
+	if err := store(t).AcceptComplexity(empty, green(), "x"); !errors.Is(err, baseline.ErrRefused) {
 		t.Errorf("AcceptComplexity of nothing = %v", err)
 	}
 }

@@ -151,15 +151,18 @@ func (a *app) acceptRecord(path, reason string, snapshot bool) error {
 	if err != nil {
 		return err
 	}
-	to, err := q.store.Accept(r, verdict.Judge(q.policy, base, r), reason)
-	if err != nil {
-		return err
+	j := verdict.Judge(q.policy, base, r)
+	if r.Load != nil || !snapshot {
+		to, err := q.store.Accept(r, j, reason)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Out, "accepted %s as %s\n", r.ID, to)
 	}
-	fmt.Fprintf(a.Out, "accepted %s as %s\n", r.ID, to)
 	if !snapshot {
 		return nil
 	}
-	if err := q.store.AcceptComplexity(r); err != nil {
+	if err := q.store.AcceptComplexity(r, j, reason); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Out, "accepted its complexity snapshot as %s\n", q.store.Complexity)
