@@ -7,6 +7,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -260,8 +262,24 @@ func (x *execution) contractStage(ctx context.Context) error {
 			Kafka: x.set.Kafka, Redis: x.set.Redis, Provider: x.set.Kind, RunID: x.run.ID, Seed: x.Seed,
 			CommitLogTopic: x.set.Topic(commitLog), Log: x.Log,
 		}, x.scenarios)
+		for i := range x.run.Contract {
+			x.run.Contract[i].File = x.scenarioFile(x.run.Contract[i].File)
+		}
 		return context.Cause(ctx)
 	})
+}
+
+// scenarioFile is the path of a scenario's file as an annotation may point at
+// it; what has none, as an invariant, keeps none.
+func (x *execution) scenarioFile(name string) string {
+	switch {
+	case name == "":
+		return ""
+	case x.Scenarios != "":
+		return path.Join(filepath.ToSlash(x.Scenarios), name)
+	default:
+		return path.Join("scenarios", name)
+	}
 }
 
 // loadStage offers the load and audits what became of it.

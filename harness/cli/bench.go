@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -85,12 +86,9 @@ func (a *app) logger() *slog.Logger {
 // the run is in the record, and so in the answer.
 func (a *app) conclude(_ context.Context, ask *question, run *record.Run, broke error) error {
 	dir := harness.Dir(a.flags.artifacts, run.ID)
-	base, err := ask.baseFor(run)
-	if err != nil {
-		return errors.Join(broke, err)
-	}
+	base := ask.baseFor(run)
 	if base.Run == nil {
-		run.Absent["base"] = base.Reason
+		run.Absent["base"] = cmp.Or(base.Reason, strings.Join(base.Broken, "; "))
 		if err := dir.WriteRun(run); err != nil {
 			return errors.Join(broke, err)
 		}

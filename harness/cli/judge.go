@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -41,20 +42,30 @@ func (a *app) prepare() (*question, error) {
 }
 
 // baseFor gives what a record is held against: the base that was named, else
-// the one accepted for its environment and profile.
-func (q *question) baseFor(r *record.Run) (b verdict.Base, err error) {
-	if b.Complexity, b.ComplexityReason, err = q.store.FindComplexity(); err != nil {
-		return b, err
+// the one accepted for its environment and profile. A base that is there but
+// cannot be read is part of the answer.
+func (q *question) baseFor(r *record.Run) verdict.Base {
+	var b verdict.Base
+	var err error
+	note := func(err error) {
+		if err != nil {
+			b.Broken = append(b.Broken, err.Error())
+		}
 	}
-	if b.Run = q.base; b.Run != nil {
-		return b, nil
+	if slices.Contains(r.Plan.Stages, verdict.StageComplexity) {
+		b.Complexity, b.ComplexityReason, err = q.store.FindComplexity()
+		note(err)
 	}
-	if r.Load == nil {
+	switch {
+	case q.base != nil:
+		b.Run = q.base
+	case r.Load == nil:
 		b.Reason = "the record holds no load to compare"
-		return b, nil
+	default:
+		b.Run, b.Reason, err = q.store.Find(r.Env.Class, r.Plan.Profile)
+		note(err)
 	}
-	b.Run, b.Reason, err = q.store.Find(r.Env.Class, r.Plan.Profile)
-	return b, err
+	return b
 }
 
 func (a *app) judge() *cobra.Command {
@@ -72,10 +83,7 @@ func (a *app) judge() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			base, err := q.baseFor(r)
-			if err != nil {
-				return err
-			}
+			base := q.baseFor(r)
 			j := verdict.Judge(q.policy, base, r)
 			if err := a.answer(q, dir, r, base, j); err != nil {
 				return err
@@ -147,11 +155,7 @@ func (a *app) acceptRecord(path, reason string, snapshot bool) error {
 	if err != nil {
 		return err
 	}
-	base, err := q.baseFor(r)
-	if err != nil {
-		return err
-	}
-	j := verdict.Judge(q.policy, base, r)
+	j := verdict.Judge(q.policy, q.baseFor(r), r)
 	if r.Load != nil || !snapshot {
 		to, err := q.store.Accept(r, j, reason)
 		if err != nil {

@@ -158,10 +158,7 @@ func (a *app) reportOn(path string) error {
 	if err != nil {
 		return err
 	}
-	base, err := q.baseFor(r)
-	if err != nil {
-		return err
-	}
+	base := q.baseFor(r)
 	j, err := a.judgement(q, dir, r, &base)
 	if err != nil {
 		return err

@@ -17,6 +17,12 @@ var sampled = map[string]func(load.Second) float64{
 
 // baseline compares with what was accepted before.
 func (j *judge) baseline() {
+	for _, why := range j.base.Broken {
+		j.add(Check{Name: "baseline.broken", Group: Baseline, Verdict: Invalid, Reason: why})
+	}
+	if len(j.base.Broken) > 0 {
+		return
+	}
 	if j.asked(StageComplexity) && j.cand.Complexity != nil {
 		j.growth()
 	}

@@ -40,6 +40,9 @@ type Base struct {
 	Reason           string // why Run is nil
 	Complexity       []record.Func
 	ComplexityReason string // why Complexity is nil
+	// Broken says what is wrong with a base that is there but cannot be read.
+	// Then nothing may be concluded by comparing.
+	Broken []string
 }
 
 // Judge answers whether the candidate may ship. It is pure: the date that

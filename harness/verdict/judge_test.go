@@ -282,6 +282,14 @@ func TestNoBaselineIsGreenOnlyWherePolicySaysSo(t *testing.T) {
 	}
 }
 
+func TestABrokenBaseIsNoBase(t *testing.T) {
+	base := baseline()
+	base.Broken = []string{"baseline x.json: cut off"}
+	if j := verdict.Judge(policy(t), base, good()); j.Verdict != verdict.Invalid || !strings.Contains(j.Summary, "cut off") {
+		t.Errorf("Judge = %s: %s", j.Verdict, j.Summary)
+	}
+}
+
 func TestNothingAtAllIsNeverGreen(t *testing.T) {
 	j := verdict.Judge(policy(t), verdict.Base{}, &record.Run{})
 	if j.Verdict != verdict.Invalid || j.ExitCode != verdict.ExitBroken {
@@ -363,7 +371,7 @@ func TestReadPolicyRefuses(t *testing.T) {
 		"a wrong schema":        {`"schema": 1`, `"schema": 9`, "schema is 9"},
 		"pass as green":         {`["no-baseline"]`, `["fail"]`, "green may not hold fail"},
 		"an unknown verdict":    {`["no-baseline"]`, `["fine"]`, "fine"},
-		"an empty contract":     {`"min_passed": 30`, `"min_passed": 0`, "min_passed"},
+		"an empty contract":     {`"min_passed": 80`, `"min_passed": 0`, "min_passed"},
 		"no lag limit":          {`"generator_lag_p99_ms": 5`, `"generator_lag_p99_ms": 0`, "generator_lag"},
 		"a limit of nothing":    {`"p95_ms": 150`, `"why": "x"`, "limits nothing"},
 		"an unknown metric":     {`"p99_ms": { "ratio"`, `"p98_ms": { "ratio"`, "p98_ms"},
