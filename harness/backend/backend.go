@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
+	"time"
 )
 
 // The kinds of provider, as in design section 4. The kind is part of the
@@ -33,11 +35,29 @@ func (e usageError) Unwrap() error        { return e.error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
 
+// Usagef makes an error with ErrUsage in its chain, for packages that provide
+// backends.
+func Usagef(format string, a ...any) error { return usagef(format, a...) }
+
 // Options of one start. The zero value of each field is usable.
 type Options struct {
 	RunID  string // names what the run creates; "" is allowed for embedded only
 	LogDir string // where servers with logs of their own put them; "" keeps none
 	Log    *slog.Logger
+	// Front, when not nil, puts something between the SUT and a server: it is
+	// told the server's name (kafka, redis, neo4j) and own address, host:port,
+	// once that is known, and returns the address by which the SUT shall reach
+	// it. The Set then tells that one, and Kafka advertises it. An external
+	// Kafka advertises its own address, so it is never asked for.
+	Front func(server, addr string) (string, error)
+}
+
+// FrontOf is what Front says about a server, addr without one.
+func (o Options) FrontOf(server, addr string) (string, error) {
+	if o.Front == nil {
+		return addr, nil
+	}
+	return o.Front(server, addr)
 }
 
 // Logger is o.Log, or one that discards.
@@ -78,6 +98,7 @@ type Set struct {
 	Versions map[string]string // server name to version
 
 	faults Faults
+	direct map[string]string // address of a front to that of its server
 
 	closing sync.Once
 	undo    func(context.Context) error
@@ -89,6 +110,41 @@ type Set struct {
 func Assemble(s *Set, undo func(context.Context) error, faults Faults) *Set {
 	s.undo, s.faults = undo, faults
 	return s
+}
+
+// Behind notes where the servers of s really are: address that the Set tells
+// to own address, both host:port. The one who put something between calls it
+// before the Set is used, and adds what harm that allows.
+func (s *Set) Behind(direct map[string]string, more Faults) {
+	s.direct, s.faults = direct, append(s.faults, more...)
+}
+
+// Wrap replaces every fault of s by what change makes of it, and adds a step
+// to the end of Close.
+func (s *Set) Wrap(change func(Fault) Fault, last func(context.Context) error) {
+	faults := make(Faults, len(s.faults))
+	for i, f := range s.faults {
+		faults[i] = change(f)
+	}
+	undo := s.undo
+	s.faults, s.undo = faults, func(ctx context.Context) error {
+		var err error
+		if undo != nil {
+			err = undo(ctx)
+		}
+		return errors.Join(err, last(ctx))
+	}
+}
+
+// Dial connects to a server of s at the address that s tells, but goes around
+// what stands before it: a harness must see the stores while the SUT does not.
+// Kafka clients need it as their dialer, since they follow what the broker
+// advertises. Other addresses are dialled as they are.
+func (s *Set) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if own, ok := s.direct[addr]; ok {
+		addr = own
+	}
+	return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, addr)
 }
 
 // Topic is the name that a control topic bears in this Set.

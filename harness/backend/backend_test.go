@@ -127,10 +127,10 @@ func TestEmbeddedDataDirMissing(t *testing.T) {
 
 func TestEmbeddedNamesItsFaults(t *testing.T) {
 	s := start(t, Embedded{}, Options{})
-	if got, want := s.Faults().Names(), []string{"kafka/cut", "redis/stop"}; !slices.Equal(got, want) {
+	if got, want := s.Faults().Names(), []string{"kafka/stop", "redis/stop"}; !slices.Equal(got, want) {
 		t.Fatalf("faults = %q; want %q", got, want)
 	}
-	if _, err := s.Faults().Get("neo4j", FaultStop); !errors.Is(err, ErrNoFault) || !strings.Contains(err.Error(), "kafka/cut, redis/stop") {
+	if _, err := s.Faults().Get("neo4j", FaultStop); !errors.Is(err, ErrNoFault) || !strings.Contains(err.Error(), "kafka/stop, redis/stop") {
 		t.Errorf("Get = %v; want ErrNoFault and what there is", err)
 	}
 }
@@ -141,14 +141,14 @@ func TestEmbeddedFaultsHarmAndHealAndKeepTheData(t *testing.T) {
 	defer red.Close()
 	red.Set(t.Context(), "kept", "1", 0)
 
-	harm(t, s, "kafka", FaultCut, func(ctx context.Context) error { return CheckKafka(ctx, s.Kafka, "t") })
+	harm(t, s, "kafka", FaultStop, func(ctx context.Context) error { return CheckKafka(ctx, s.Kafka, "t") })
 	harm(t, s, "redis", FaultStop, func(ctx context.Context) error { return CheckRedis(ctx, s.Redis, "t") })
 
 	if got := red.Get(t.Context(), "kept").Val(); got != "1" {
 		t.Errorf("GET kept = %q after stop and heal; want 1", got)
 	}
 	if got := topicNames(t, s.Kafka); len(got) != len(ControlTopics()) {
-		t.Errorf("topics after cut and heal = %q", got)
+		t.Errorf("topics after stop and heal = %q", got)
 	}
 }
 

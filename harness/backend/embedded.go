@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime/debug"
-	"sync"
 	"syscall"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -40,7 +39,7 @@ func (e Embedded) Start(ctx context.Context, o Options) (_ *Set, err error) {
 			err = errors.Join(err, undo.Run(ctx))
 		}
 	}()
-	kafka, err := e.kafka(&undo)
+	kafka, err := e.kafka(o, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -48,33 +47,31 @@ func (e Embedded) Start(ctx context.Context, o Options) (_ *Set, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(CheckKafka(ctx, kafka.addr, o.RunID), CheckRedis(ctx, red.Addr(), o.RunID)); err != nil {
+	redisAt, err := o.FrontOf("redis", red.Addr())
+	if err != nil {
 		return nil, err
 	}
-	o.Logger().Info("embedded backends serve", "kafka", kafka.addr, "redis", red.Addr())
+	if err := errors.Join(CheckKafka(ctx, kafka.advertised, o.RunID), CheckRedis(ctx, redisAt, o.RunID)); err != nil {
+		return nil, err
+	}
+	o.Logger().Info("embedded backends serve", "kafka", kafka.advertised, "redis", redisAt)
 	set := &Set{
-		Kind: KindEmbedded, Reason: "asked for", Kafka: kafka.addr, Redis: red.Addr(),
+		Kind: KindEmbedded, Reason: "asked for", Kafka: kafka.advertised, Redis: redisAt,
 		Versions: map[string]string{
 			"kafka": moduleVersion("github.com/twmb/franz-go/pkg/kfake"),
 			"redis": moduleVersion("github.com/alicebob/miniredis/v2"),
 		},
 	}
 	return Assemble(set, undo.Run, Faults{
-		{Server: "kafka", Name: FaultCut, Apply: kafka.cut},
+		{Server: "kafka", Name: FaultStop, Apply: kafka.outage},
 		{Server: "redis", Name: FaultStop, Apply: func(context.Context) (func(context.Context) error, error) {
-			return stopRedis(red)
+			return stopRedis(red, redisAt)
 		}},
 	}), nil
 }
 
-// embeddedKafka is kfake behind a gate that can be shut.
-type embeddedKafka struct {
-	addr string
-	gate *gate
-}
-
-func (e Embedded) kafka(undo *Unwind) (*embeddedKafka, error) {
-	g := &gate{}
+func (e Embedded) kafka(o Options, undo *Unwind) (*gate, error) {
+	g := &gate{front: o.FrontOf}
 	opts := []kfake.Opt{
 		kfake.NumBrokers(1), kfake.Ports(e.KafkaPort), kfake.ListenFn(g.listen),
 		kfake.DefaultNumPartitions(1), kfake.AllowAutoTopicCreation(),
@@ -97,15 +94,7 @@ func (e Embedded) kafka(undo *Unwind) (*embeddedKafka, error) {
 		return nil, listenError("embedded kafka", e.KafkaPort, err)
 	}
 	undo.Add(func(context.Context) error { cluster.Close(); return nil })
-	return &embeddedKafka{addr: cluster.ListenAddrs()[0], gate: g}, nil
-}
-
-func (k *embeddedKafka) cut(context.Context) (func(context.Context) error, error) {
-	k.gate.shut()
-	return func(ctx context.Context) error {
-		k.gate.open()
-		return CheckKafka(ctx, k.addr, "heal")
-	}, nil
+	return g, nil
 }
 
 func (e Embedded) redis(undo *Unwind) (*miniredis.Miniredis, error) {
@@ -119,15 +108,34 @@ func (e Embedded) redis(undo *Unwind) (*miniredis.Miniredis, error) {
 
 // stopRedis closes the server; its data stays and heal serves it again on the
 // same port.
-func stopRedis(red *miniredis.Miniredis) (func(context.Context) error, error) {
-	addr := red.Addr()
+func stopRedis(red *miniredis.Miniredis, advertised string) (func(context.Context) error, error) {
+	own := red.Addr()
 	red.Close()
 	return func(ctx context.Context) error {
-		if err := red.StartAddr(addr); err != nil {
-			return fmt.Errorf("embedded redis: serve %s again: %w", addr, err)
+		if err := again(ctx, func() error { return red.StartAddr(own) }); err != nil {
+			return fmt.Errorf("embedded redis: serve %s again: %w", own, err)
 		}
-		return CheckRedis(ctx, addr, "heal")
+		return CheckRedis(ctx, advertised, "heal")
 	}, nil
+}
+
+// again listens once more on a port that was given up for a while; somebody
+// may just pass through it.
+func again(ctx context.Context, listen func() error) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for range 100 {
+		err := listen()
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+	return listen()
 }
 
 func listenError(what string, port int, err error) error {
@@ -159,85 +167,4 @@ func lastSlash(s string) int {
 		}
 	}
 	return -1
-}
-
-// gate is a listener whose connections can all be cut at once. While it is
-// shut it still accepts, and closes at once: to a client this is a broker
-// that hangs up.
-type gate struct {
-	net.Listener
-
-	mu    sync.Mutex
-	isCut bool              // guarded by mu
-	conns map[net.Conn]bool // guarded by mu
-}
-
-// listen is what kfake calls instead of net.Listen.
-func (g *gate) listen(network, address string) (net.Listener, error) {
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	ln, err := net.Listen(network, net.JoinHostPort("127.0.0.1", port))
-	if err != nil {
-		return nil, err
-	}
-	g.Listener, g.conns = ln, map[net.Conn]bool{}
-	return g, nil
-}
-
-// Accept gives the next connection that may live.
-func (g *gate) Accept() (net.Conn, error) {
-	for {
-		c, err := g.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if kept := g.keep(c); kept != nil {
-			return kept, nil
-		}
-		c.Close()
-	}
-}
-
-func (g *gate) keep(c net.Conn) net.Conn {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.isCut {
-		return nil
-	}
-	g.conns[c] = true
-	return &gatedConn{Conn: c, gate: g}
-}
-
-func (g *gate) forget(c net.Conn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.conns, c)
-}
-
-func (g *gate) shut() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.isCut = true
-	for c := range g.conns {
-		c.Close()
-	}
-}
-
-func (g *gate) open() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.isCut = false
-}
-
-// gatedConn leaves its gate's books when it is closed.
-type gatedConn struct {
-	net.Conn
-	gate *gate
-}
-
-func (c *gatedConn) Close() error {
-	c.gate.forget(c.Conn)
-	return c.Conn.Close()
 }

@@ -47,10 +47,25 @@ func (e External) Start(ctx context.Context, o Options) (_ *Set, err error) {
 	}
 	undo.Add(func(ctx context.Context) error { return removeKeys(ctx, e.Redis) })
 	set := &Set{
-		Kind: KindExternal, Reason: "asked for", Kafka: e.Kafka, Redis: e.Redis, Neo4j: e.Neo4j,
+		Kind: KindExternal, Reason: "asked for", Kafka: e.Kafka,
 		Prefix: prefix, Versions: map[string]string{},
 	}
+	if set.Redis, err = o.FrontOf("redis", e.Redis); err != nil {
+		return nil, err
+	}
+	if set.Neo4j, err = e.graph(o); err != nil {
+		return nil, err
+	}
 	return Assemble(set, undo.Run, nil), nil
+}
+
+// graph is the address by which the SUT shall reach the graph.
+func (e External) graph(o Options) (string, error) {
+	if e.Neo4j == "" {
+		return "", nil
+	}
+	front, err := o.FrontOf("neo4j", strings.TrimPrefix(e.Neo4j, "bolt://"))
+	return "bolt://" + front, err
 }
 
 func (e External) within() time.Duration {

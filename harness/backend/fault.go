@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ErrNoFault is in the chain of an error that says that a kind of backend
@@ -32,6 +33,32 @@ type Fault struct {
 	// heal is called or the Set is closed. Heal returns when the server has
 	// done a real operation again.
 	Apply func(ctx context.Context) (heal func(context.Context) error, err error)
+	// Tune gives the same fault with other parameters; nil: it takes none.
+	Tune func(Params) (Fault, error)
+}
+
+// Params of a fault that comes in degrees. Zero fields stand for the fault's
+// own defaults.
+type Params struct {
+	Latency time.Duration // added to every piece of data, each way
+	// Jitter is added on top by draws from a heavy-tailed (Lomax) distribution
+	// whose median is about 0.41 Jitter at the default Tail.
+	Jitter time.Duration
+	Tail   float64 // shape of the tail: smaller is heavier; 0: 2
+	Rate   int64   // bytes per second, each way
+	Seed   uint64  // of the draws
+}
+
+// With gives the fault with parameters. Parameters for a fault that takes none
+// are an error.
+func (f Fault) With(p Params) (Fault, error) {
+	if f.Tune != nil {
+		return f.Tune(p)
+	}
+	if p.Seed = 0; p != (Params{}) {
+		return f, usagef("fault %s of %s: takes no parameters", f.Name, f.Server)
+	}
+	return f, nil
 }
 
 // Faults lists what a Set can do, in no order.

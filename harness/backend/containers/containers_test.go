@@ -72,8 +72,7 @@ func ours(t *testing.T) []summary {
 
 func TestRealServersServeAndGo(t *testing.T) {
 	needDocker(t)
-	logs := filepath.Join(t.TempDir(), "logs")
-	s := started(t, Provider{}, backend.Options{RunID: "serve", LogDir: logs})
+	s := started(t, Provider{}, backend.Options{RunID: "serve"})
 	for _, addr := range []string{s.Kafka, s.Redis, strings.TrimPrefix(s.Neo4j, "bolt://")} {
 		if host, _, err := net.SplitHostPort(addr); err != nil || host != "127.0.0.1" {
 			t.Errorf("address %q is not on 127.0.0.1", addr)
@@ -94,6 +93,12 @@ func TestRealServersServeAndGo(t *testing.T) {
 	if want := slices.Sorted(slices.Values(backend.ControlTopics())); !slices.Equal(topics.Names(), want) {
 		t.Errorf("topics = %q; want %q", topics.Names(), want)
 	}
+}
+
+func TestCloseKeepsLogsAndLeavesNothing(t *testing.T) {
+	needDocker(t)
+	logs := filepath.Join(t.TempDir(), "logs")
+	s := started(t, Provider{}, backend.Options{RunID: "close", LogDir: logs})
 	if err := s.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}

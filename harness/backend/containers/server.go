@@ -70,6 +70,8 @@ func kafkaEnv(local bool, addr string) map[string]string {
 		"KAFKA_ADVERTISED_LISTENERS":                     "CLIENT://" + addr,
 		"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP":           "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
 		"KAFKA_INTER_BROKER_LISTENER_NAME":               "CLIENT",
+		"KAFKA_BROKER_SESSION_TIMEOUT_MS":                "3000", // a killed broker is itself again only after this
+		"KAFKA_BROKER_HEARTBEAT_INTERVAL_MS":             "500",
 		"KAFKA_AUTO_CREATE_TOPICS_ENABLE":                "false",
 		"KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS":         "0",
 		"KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS":             "1",
@@ -86,12 +88,14 @@ func neo4jEnv(local bool, addr string) map[string]string {
 	}
 	_, port, _ := net.SplitHostPort(addr) // made by freeAddr
 	return map[string]string{
-		"NEO4J_AUTH":                                     "none",
-		"NEO4J_server_memory_heap_max__size":             "512m",
-		"NEO4J_server_memory_pagecache_size":             "64m",
-		"NEO4J_server_bolt_advertised__address":          "127.0.0.1:" + port,
-		"NEO4J_dbms_usage__report_enabled":               "false",
-		"NEO4J_server_metrics_enabled":                   "false",
-		"NEO4J_server_config_strict__validation_enabled": "false",
+		"NEO4J_AUTH":                                                      "none",
+		"NEO4J_server_memory_heap_max__size":                              "512m",
+		"NEO4J_server_memory_pagecache_size":                              "64m",
+		"NEO4J_server_bolt_advertised__address":                           "127.0.0.1:" + port,
+		"NEO4J_db_shutdown__transaction__end__timeout":                    "1s",
+		"NEO4J_internal_dbms_bolt_netty__server__shutdown__quiet__period": "0", // a stop would take ten seconds after the data is safe
+		"NEO4J_dbms_usage__report_enabled":                                "false",
+		"NEO4J_server_metrics_enabled":                                    "false",
+		"NEO4J_server_config_strict__validation_enabled":                  "false",
 	}
 }

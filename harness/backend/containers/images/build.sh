@@ -69,7 +69,7 @@ artifacts() { # of one server, into its lib
 # of its closure manages users and services, which an image does not have.
 packages() {
   apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances \
-    redis-server redis-tools | grep -E '^(lib|lua|redis|zlib1g)' | LC_ALL=C sort -u
+    redis-server redis-tools | grep -E '^(lib|lua|redis|zlib1g)' | grep -v perl | LC_ALL=C sort -u
 }
 download() {
   cd "$work/debs"
@@ -135,4 +135,5 @@ k=$!
 step neo4j-artifacts artifacts neo4j "$NEO4J_VERSION"
 step neo4j image "$neo4j" "$work/neo4j"
 wait $k || exit 3
+docker image prune -f --filter label=plumbline.recipe >"$work/log/prune" 2>&1 || true # old ones only cost space
 say "built $redis $kafka $neo4j (recipe $hash)"
