@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +33,7 @@ type Config struct {
 	Namespaces         bool
 	MaxRequest         int // bytes
 
+	Neo4j  nodestore.Neo4jOptions // without a URL: the graph is in memory
 	Topics topics.Options
 	Stream stream.Options
 }
@@ -44,6 +45,9 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.StringVar(&c.ControlBus, "controlbus", "", "`HOST:PORT` of the ControlBus's Kafka, or a comma list; empty: no events")
 	fs.StringVar(&c.QueueTopic, "controlbus-queue-topic", contract.QueueTopic, "`topic` of queue events")
 	fs.StringVar(&c.Graph, "memory-repo", "", "`FILE` with a graph in node-link JSON to begin with; it is never written")
+	neo4jFlags(fs, &c.Neo4j)
+	fs.IntVar(&c.Neo4j.Cache, "neo4j-cache", 20000, "most `nodes` of the graph database that are remembered; 0: none")
+	fs.DurationVar(&c.Neo4j.CacheAge, "neo4j-cache-age", time.Minute, "how `long` what is remembered of a node counts")
 	fs.BoolVar(&c.Namespaces, "topic-namespaces", true, "prefix topics with the world and domain that a DAG names")
 	fs.IntVar(&c.MaxRequest, "max-request", 4<<20, "largest request in `bytes`; what exceeds it is RESOURCE_EXHAUSTED")
 	fs.IntVar(&c.Topics.Replication, "replication", 0, "replication `factor` of every topic; 0: as the topic's kind wants; a single broker needs 1")
@@ -70,7 +74,7 @@ func (c *Config) check() []error {
 	if c.Topics.Replication < 0 || c.Topics.Replication > maxReplication {
 		errs = append(errs, fmt.Errorf("--replication %d: want 0 to %d", c.Topics.Replication, maxReplication))
 	}
-	return append(errs, c.checkLimits()...)
+	return slices.Concat(errs, c.checkGraph(), c.checkLimits())
 }
 
 const maxReplication = 1<<15 - 1
@@ -82,6 +86,7 @@ func (c *Config) checkLimits() (errs []error) {
 	}{
 		{"kafka-timeout", c.Topics.Timeout}, {"topic-refresh", c.Topics.RefreshAge}, {"breaker-open", c.Topics.HalfOpen},
 		{"ack-timeout", c.Stream.AckTimeout}, {"ack-replay", c.Stream.Replay},
+		{"neo4j-timeout", c.Neo4j.Timeout}, {"neo4j-retry", c.Neo4j.Retry}, {"neo4j-cache-age", c.Neo4j.CacheAge},
 	} {
 		if f.d < time.Millisecond {
 			errs = append(errs, fmt.Errorf("--%s %s: want at least 1ms", f.name, f.d))
@@ -116,7 +121,7 @@ const outboxGrace = 2 * time.Second
 // reason not to: requests that need it say so.
 func start(ctx context.Context, rt *service.Runtime, c Config) error {
 	m := newMetrics(rt.Metrics, rt.Log)
-	store, err := openStore(ctx, c.Graph)
+	store, err := openStore(ctx, rt, c)
 	if err != nil {
 		return err
 	}
@@ -133,8 +138,6 @@ func start(ctx context.Context, rt *service.Runtime, c Config) error {
 		return err
 	}
 	rt.Metrics.MustRegister(
-		gaugeFunc("compute_nodes_total", "Nodes that are registered.", func() float64 { n, _ := store.Size(); return float64(n) }),
-		gaugeFunc("queues_total", "Queues that are registered.", func() float64 { _, q := store.Size(); return float64(q) }),
 		gaugeFunc("dagmanager_streams_open", "Diffs that are being streamed.", func() float64 { return float64(s.streams.Open()) }),
 		gaugeFunc("dagmanager_topics_known", "Topics in the view of the broker.", func() float64 { return float64(session.Count()) }),
 	)
@@ -142,23 +145,6 @@ func start(ctx context.Context, rt *service.Runtime, c Config) error {
 		return err
 	}
 	return serveGRPC(rt, c, s)
-}
-
-// openStore makes the graph store and reads the graph to begin with.
-func openStore(ctx context.Context, file string) (*nodestore.Memory, error) {
-	store := nodestore.NewMemory()
-	if file == "" {
-		return store, nil
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("--memory-repo: %w", err)
-	}
-	defer f.Close()
-	if err := store.Load(ctx, f); err != nil {
-		return nil, fmt.Errorf("--memory-repo %s: %w", file, err)
-	}
-	return store, nil
 }
 
 // openTopics opens the session with the broker that c names.

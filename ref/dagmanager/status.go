@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
+	"qmtl.internal/plumbline/ref/dagmanager/nodestore"
 	"qmtl.internal/plumbline/ref/dagmanager/stream"
 	"qmtl.internal/plumbline/ref/dagmanager/topics"
 )
@@ -36,6 +37,8 @@ var answers = []answer{
 	{is(topics.ErrOpen), codes.Unavailable, "BROKER_CIRCUIT_OPEN"},
 	{is(topics.ErrTimeout), codes.DeadlineExceeded, "BROKER_TIMEOUT"},
 	{is(topics.ErrUnavailable), codes.Unavailable, "BROKER_UNAVAILABLE"},
+	{is(nodestore.ErrRefused), codes.Unavailable, "GRAPH_REFUSED"},
+	{is(nodestore.ErrUnavailable), codes.Unavailable, "GRAPH_UNAVAILABLE"},
 	{is(stream.ErrNeverAcked), codes.DeadlineExceeded, "CLIENT_NEVER_ACKED"},
 	{is(stream.ErrTooMany), codes.ResourceExhausted, "TOO_MANY_STREAMS"},
 	{is(diff.ErrGone), codes.Aborted, "CONCURRENT_CHANGE"},

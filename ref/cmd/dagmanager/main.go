@@ -1,12 +1,12 @@
 // Command dagmanager is the reference DAG Manager: it diffs strategy graphs and
-// gives new nodes their topics.
+// gives new nodes their topics. As "dagmanager neo4j-init" and "dagmanager
+// neo4j-rollback" it makes and drops the schema of its graph database.
 package main
 
 import (
 	"os"
 
 	"qmtl.internal/plumbline/ref/dagmanager"
-	"qmtl.internal/plumbline/ref/internal/service"
 )
 
-func main() { os.Exit(service.Main(dagmanager.Spec())) }
+func main() { os.Exit(dagmanager.Main()) }

@@ -131,19 +131,23 @@ func (s *Neo4j) Ping(ctx context.Context) error {
 	return err
 }
 
-// Size returns how many nodes and ready queues are registered, from the
-// database's own counters.
+// Size returns how many nodes and queues the graph has, from the database's own
+// counters.
 func (s *Neo4j) Size(ctx context.Context) (nodes, queues int, err error) {
 	rows, err := s.query(ctx, "count", countQuery, nil)
-	if err != nil || len(rows) == 0 {
+	if err != nil || len(rows) < 2 {
 		return 0, 0, err
 	}
-	return int(integerOf(rows[0], "nodes")), int(integerOf(rows[0], "queues")), nil
+	return int(integerOf(rows[0], "n")), int(integerOf(rows[1], "n")), nil
 }
 
 const countQuery = `
-MATCH (n:ComputeNode) WITH count(n) AS nodes
-MATCH (:ComputeNode)-[r:EMITS]->() RETURN nodes, count(r) AS queues`
+MATCH (n:ComputeNode) RETURN count(n) AS n
+UNION ALL
+MATCH (q:Queue) RETURN count(q) AS n`
+
+// Remembered returns how many nodes a lookup finds without asking the database.
+func (s *Neo4j) Remembered() int { return s.cache.count() }
 
 // row is one row of a result, by column.
 type row = map[string]any

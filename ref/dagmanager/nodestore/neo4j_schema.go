@@ -81,14 +81,22 @@ func (s *Neo4j) change(ctx context.Context, what string, of func(schemaObject) s
 			did = c.ConstraintsAdded()+c.ConstraintsRemoved()+c.IndexesAdded()+c.IndexesRemoved() > 0
 			return nil
 		})
-		if err != nil {
+		if err != nil && !overtaken(err) {
 			return changed, fmt.Errorf("%s: %w", o.name, err)
 		}
-		if did {
+		if err == nil && did {
 			changed = append(changed, o.name)
 		}
 	}
 	return changed, nil
+}
+
+// overtaken says whether somebody else made the object at the same time, which
+// IF NOT EXISTS does not see.
+func overtaken(err error) bool {
+	var answer *neo4j.Neo4jError
+	return errors.As(err, &answer) && (answer.Code == "Neo.ClientError.Schema.EquivalentSchemaRuleAlreadyExists" ||
+		answer.Code == "Neo.ClientError.Schema.ConstraintAlreadyExists")
 }
 
 const uniqueQuery = `
