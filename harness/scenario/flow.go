@@ -16,17 +16,22 @@ type eventuallyAction struct {
 func (a eventuallyAction) do(ctx context.Context, x *execution, st *Step) (observation, error) {
 	limited, cancel := context.WithTimeout(ctx, time.Duration(a.Within))
 	defer cancel()
+	var last *failure // of the last round that was not cut short
 	for {
 		failed := x.run(limited, st.lists[0])
 		if failed == nil {
 			return nil, nil
 		}
-		if sleep(limited, a.Every.or(100*time.Millisecond)) != nil {
-			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
-			}
-			return nil, failed.under("not within %s", time.Duration(a.Within))
+		if last == nil || limited.Err() == nil {
+			last = failed
 		}
+		if sleep(limited, a.Every.or(100*time.Millisecond)) == nil {
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, last.under("not within %s", time.Duration(a.Within))
 	}
 }
 
