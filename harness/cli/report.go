@@ -54,13 +54,20 @@ func (a *app) answer(q *question, dir string, r *record.Run, base verdict.Base, 
 	return a.show(q.shows, dir, r, base, j)
 }
 
+// keep writes the summary last: where it is, everything is.
 func (a *app) keep(dir string, r *record.Run, base verdict.Base, j verdict.Judged) error {
 	d := record.Dir{Root: filepath.Dir(dir), ID: filepath.Base(dir)}
 	sum := record.Summarize(r, record.Answer{Verdict: j.Verdict.String(), ExitCode: j.ExitCode, Base: j.Base})
-	if err := errors.Join(d.WriteJSON(record.JudgedFile, j), d.WriteJSON(record.SummaryFile, sum)); err != nil {
-		return err
+	for _, write := range []func() error{
+		func() error { return a.render(dir, r, base, j) },
+		func() error { return d.WriteJSON(record.JudgedFile, j) },
+		func() error { return d.WriteJSON(record.SummaryFile, sum) },
+	} {
+		if err := write(); err != nil {
+			return fmt.Errorf("%w; make room, or name another folder with --artifacts", err)
+		}
 	}
-	return a.render(dir, r, base, j)
+	return nil
 }
 
 // render writes every report file.
