@@ -163,7 +163,7 @@ func badDiffs() map[string]struct {
 		"no chunk":    {chunksOf(func(*pb.DiffRequest) []*pb.DiffChunk { return nil }), "dryrun:3d03d42a", "crc_differs"},
 		"no crc":      {chunksOf(func(*pb.DiffRequest) []*pb.DiffChunk { return []*pb.DiffChunk{{SentinelId: "s"}} }), "", "no_reply"},
 		"disagreeing": {chunksOf(func(r *pb.DiffRequest) []*pb.DiffChunk { return []*pb.DiffChunk{{Crc32: crcOf(r)}, {Crc32: crc(7)}} }), "", "no_reply"},
-		"refused":     {refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.InvalidArgument), "", "no_reply"},
+		"refused":     {refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.InvalidArgument), "", "refused"},
 		"internal":    {refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.Internal), "", "no_reply"},
 	}
 }

@@ -55,6 +55,8 @@ func start(rt *service.Runtime, c *Config) error {
 	degradeLevel(rt.Metrics)
 	registry := submit.NewRegistry(rdb, c.PendingTTL)
 	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
+	owed := submit.StartOwedDiffs(registry, manager, rt.Metrics, rt.Log)
+	rt.OnStop("owed diffs", owed.Close)
 	limits := submit.DefaultLimits()
 	limits.Diff, limits.DryRun, limits.Lookups = c.DiffLimit, c.DryRunLimit, c.LookupLimit
 	g := &Gateway{
@@ -65,7 +67,7 @@ func start(rt *service.Runtime, c *Config) error {
 		bodies:  semaphore.NewWeighted(allRoom),
 		guard:   !c.AllowLive,
 		pipeline: &submit.Pipeline{
-			Contexts: submit.NoWorldService, Registry: registry, CommitLog: commitLog, DagManager: manager,
+			Contexts: submit.NoWorldService, Registry: registry, CommitLog: commitLog, DagManager: manager, Owed: owed,
 			Metrics: submit.NewMetrics(rt.Metrics), Limits: limits, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
 		},
 		monitor: health.NewMonitor(health.Collectors{

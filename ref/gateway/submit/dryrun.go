@@ -3,6 +3,7 @@ package submit
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,13 +27,22 @@ func (p *Pipeline) dryRun(ctx context.Context, s *submission) error {
 
 func (p *Pipeline) dryRunOne(ctx context.Context, s *submission) {
 	world := s.worlds[0]
-	reply, err := p.ask(ctx, p.Limits.DryRun, s, dryRunID, world)
+	reply, err := p.askWithin(ctx, p.Limits.DryRun, s, world)
 	if err != nil {
 		p.fallBack(ctx, s, err)
 		return
 	}
 	s.ack.SentinelID = reply.SentinelID
 	fromDiff(reply, contract.ReplyNamespace(s.dag, world, s.context.ExecutionDomain), &s.ack.QueueMap)
+}
+
+// askWithin runs a dry run's diff in one world within limit.
+func (p *Pipeline) askWithin(ctx context.Context, limit time.Duration, s *submission, world string) (*DiffReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	reply, err := p.ask(ctx, s, dryRunID, world)
+	p.observeDiff(dryRunID, world, err)
+	return reply, err
 }
 
 // fallBack answers with tag lookups; without any reply the sentinel stays
@@ -55,7 +65,7 @@ func (p *Pipeline) dryRunMany(ctx context.Context, s *submission) {
 	group.SetLimit(maxDiffs)
 	for i, world := range s.worlds {
 		group.Go(func() (err error) {
-			replies[i], err = p.ask(diffs, p.Limits.DryRunMany, s, dryRunID, world)
+			replies[i], err = p.askWithin(diffs, p.Limits.DryRunMany, s, world)
 			if errors.Is(err, ErrNoReply) {
 				return nil
 			}

@@ -42,7 +42,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		Name: "nodeid_checksum_mismatch_total", Help: "Submissions whose node_ids_crc32 is wrong.",
 	}, []string{"source"})
 	m.diffs = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "gateway_diffs_total", Help: "Diffs by how they ended: ok, late, no_reply, crc_differs.",
+		Name: "gateway_diffs_total", Help: "Diffs by how they ended for their request: ok, late, no_reply, refused, crc_differs.",
 	}, []string{"outcome"})
 	m.ChecksumMismatch = crc.WithLabelValues("dag")
 	reg.MustRegister(crc, m.stages, m.diffs, prometheus.NewGaugeFunc(prometheus.GaugeOpts{

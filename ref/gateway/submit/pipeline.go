@@ -55,6 +55,7 @@ type Pipeline struct {
 	Registry   *Registry
 	CommitLog  *CommitLog // nil: no record is written
 	DagManager *DagManager
+	Owed       *OwedDiffs
 	Metrics    *Metrics
 	Limits     Limits
 	NoSentinel bool // store the DAG without a version sentinel
@@ -105,6 +106,9 @@ type submission struct {
 	claim  Registration // sealed
 	record *[]byte      // sealed: value of the commit-log record, on loan
 	undo   []func(context.Context) error
+
+	owes bool      // diffed: the diff is to be repeated
+	late *lateDiff // diffed: the diff goes on
 
 	ack Ack
 }

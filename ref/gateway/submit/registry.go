@@ -14,6 +14,7 @@ import (
 //	dag_hash:<sha256>  the strategy id, which makes a DAG submitted once
 //	strategy:<id>      hash: dag, hash, compute_*, state
 //	strategy_queue     list of strategy ids
+//	gateway:owed_diffs see OwedKey
 //
 // A registration is pending until Confirm: its keys expire after PendingTTL and
 // it has no state, so a process that dies in between leaves nothing behind.
@@ -88,14 +89,18 @@ func (r *Registry) yield(ctx context.Context, g Registration, winner string) (Ho
 var errExpired = errors.New("registration expired before it was confirmed")
 
 // Confirm makes a pending registration last: it joins the queue, gets its
-// compute fields and the state queued, and loses its expiry, all at once.
-func (r *Registry) Confirm(ctx context.Context, g Registration, fields ...string) error {
+// compute fields and the state queued, and loses its expiry, all at once. A diff
+// that it still owes is written down as due at owes; zero: it owes none.
+func (r *Registry) Confirm(ctx context.Context, g Registration, owes time.Time, fields ...string) error {
 	var kept, keptHash *redis.BoolCmd
 	_, err := r.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
 		kept = tx.Persist(ctx, g.strategyKey())
 		keptHash = tx.Persist(ctx, g.hashKey())
 		tx.HSet(ctx, g.strategyKey(), append(fields, "state", StateQueued))
 		tx.RPush(ctx, QueueKey, g.ID)
+		if !owes.IsZero() {
+			tx.ZAdd(ctx, OwedKey, redis.Z{Score: float64(owes.UnixMilli()), Member: g.ID})
+		}
 		return nil
 	})
 	if err == nil && !(kept.Val() && keptHash.Val()) {
@@ -121,6 +126,7 @@ func (r *Registry) Release(ctx context.Context, g Registration) error {
 			}
 			p.Del(ctx, g.strategyKey())
 			p.LRem(ctx, QueueKey, 0, g.ID)
+			p.ZRem(ctx, OwedKey, g.ID)
 			return nil
 		})
 		return err

@@ -7,8 +7,6 @@ import (
 	"time"
 	"unsafe"
 
-	"golang.org/x/sync/errgroup"
-
 	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/scenarios/contract"
 	pb "qmtl.internal/plumbline/scenarios/contract/dagmanagerpb"
@@ -123,20 +121,50 @@ func (p *Pipeline) publish(ctx context.Context, s *submission) error {
 }
 
 // diff lets the DAG Manager register the nodes and looks up tag queries, both
-// at once. Whatever goes wrong only changes the answer (gateway.md 2.9).
+// at once. Whatever goes wrong only changes the answer (gateway.md 2.9), and
+// what is owed then is written down with the acceptance.
 func (p *Pipeline) diff(ctx context.Context, s *submission) error {
 	s.ack = s.newAck(s.claim.ID, contract.SentinelID(s.claim.ID))
-	var lookups errgroup.Group
-	lookups.Go(func() error {
-		s.ack.QueueMap = p.lookups(ctx, s)
-		return nil
-	})
-	reply, err := p.ask(ctx, p.Limits.Diff, s, s.claim.ID, s.worlds[0])
-	_ = lookups.Wait() // gives no error
-	if err == nil && reply.SentinelID != "" {
-		s.ack.SentinelID = reply.SentinelID
+	limit := time.NewTimer(p.Limits.Diff)
+	defer limit.Stop()
+	d := p.beginDiff(s)
+	s.ack.QueueMap = p.lookups(ctx, s)
+	end := p.awaitDiff(s, d, limit.C)
+	p.observeDiff(s.claim.ID, s.worlds[0], end.err)
+	if end.err == nil && end.reply.SentinelID != "" {
+		s.ack.SentinelID = end.reply.SentinelID
 	}
+	s.owes = owes(end.err)
 	return nil
+}
+
+// beginDiff runs the submission's diff beside it.
+func (p *Pipeline) beginDiff(s *submission) *lateDiff {
+	ctx, cancel := context.WithTimeout(p.Owed.life, lateLimit)
+	ended := make(chan diffEnd, 1)
+	go func() { // ends with ctx; whoever holds the lateDiff sees to that
+		reply, err := p.ask(ctx, s, s.claim.ID, s.worlds[0])
+		ended <- diffEnd{reply, err}
+	}()
+	return &lateDiff{ended: ended, cancel: cancel}
+}
+
+// awaitDiff waits for the diff until limit. A late one goes on where there is
+// place for it, else it is ended.
+func (p *Pipeline) awaitDiff(s *submission, d *lateDiff, limit <-chan time.Time) diffEnd {
+	select {
+	case end := <-d.ended:
+		d.cancel()
+		return end
+	case <-limit:
+	}
+	if p.Owed.keep(len(s.text)) {
+		s.late = d
+	} else {
+		d.cancel()
+		<-d.ended
+	}
+	return diffEnd{err: fmt.Errorf("diff: %w", context.DeadlineExceeded)}
 }
 
 func (p *Pipeline) lookups(ctx context.Context, s *submission) QueueMap {
@@ -146,11 +174,9 @@ func (p *Pipeline) lookups(ctx context.Context, s *submission) QueueMap {
 // errCRC: the DAG Manager's view of the DAG is not ours.
 var errCRC = errors.New("crc32 of the diff differs")
 
-// ask runs one diff within limit and checks that its CRC is that of the
-// submission. How it ended is counted, since the answer may not show it.
-func (p *Pipeline) ask(ctx context.Context, limit time.Duration, s *submission, id, world string) (*DiffReply, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+// ask runs one diff while ctx lasts and checks that its CRC is that of the
+// submission.
+func (p *Pipeline) ask(ctx context.Context, s *submission, id, world string) (*DiffReply, error) {
 	reply, err := p.DagManager.Diff(ctx, &pb.DiffRequest{
 		StrategyId: id, DagJson: s.text, WorldId: world,
 		ExecutionDomain: s.context.ExecutionDomain, AsOf: s.context.AsOf,
@@ -159,14 +185,21 @@ func (p *Pipeline) ask(ctx context.Context, limit time.Duration, s *submission, 
 	if err == nil && reply.CRC32 != s.crc {
 		err = fmt.Errorf("%w: %08x, submitted %08x", errCRC, reply.CRC32, s.crc)
 	}
+	if err != nil {
+		return nil, err
+	}
+	return reply, nil
+}
+
+// observeDiff counts how a diff ended, since the answer may not show it.
+func (p *Pipeline) observeDiff(id, world string, err error) {
 	p.Metrics.diffs.WithLabelValues(diffOutcome(err)).Inc()
 	if err == nil {
-		return reply, nil
+		return
 	}
 	if unsaid, ok := p.silent.Pass(time.Now()); ok {
 		p.Log.Warn("diff without effect", "strategy", id, "world", world, "error", err, "more_unsaid", unsaid)
 	}
-	return nil, err
 }
 
 // diffOutcome is the label of a diff in metrics.
@@ -176,6 +209,8 @@ func diffOutcome(err error) string {
 		return "ok"
 	case errors.Is(err, errCRC):
 		return "crc_differs"
+	case final(err):
+		return "refused"
 	case errors.Is(err, ErrNoReply):
 		return "no_reply"
 	default:
@@ -183,7 +218,36 @@ func diffOutcome(err error) string {
 	}
 }
 
-// confirm makes the registration last.
+// confirm makes the registration last, with what it owes.
 func (p *Pipeline) confirm(ctx context.Context, s *submission) error {
-	return p.Registry.Confirm(ctx, s.claim, s.context.RedisFields()...)
+	due := time.Time{}
+	if s.owes && !s.endedSince() {
+		due = time.Now()
+		if s.late != nil {
+			due = due.Add(lateLimit + bookLimit) // by then it has said how it ended
+		}
+	}
+	err := p.Registry.Confirm(ctx, s.claim, due, s.context.RedisFields()...)
+	switch {
+	case s.late == nil:
+	case err != nil || due.IsZero():
+		p.Owed.abandon(s.late)
+	default:
+		p.Owed.follow(s.claim.ID, s.late)
+	}
+	return err
+}
+
+// endedSince looks whether a late diff has ended so that nothing is owed.
+func (s *submission) endedSince() bool {
+	if s.late == nil {
+		return false
+	}
+	select {
+	case end := <-s.late.ended:
+		s.late.ended <- end
+		return !owes(end.err)
+	default:
+		return false
+	}
 }
