@@ -50,6 +50,10 @@ check: ## what must hold before a change lands: format, vet, staticcheck, comple
 up: build ## start backends and the reference, print their addresses, stop on Ctrl-C
 	bin/plumbline up $(ARGS)
 
+.PHONY: images
+images: ## build the images of Kafka, Redis and Neo4j locally, from Debian packages and Maven artifacts
+	harness/backend/containers/images/build.sh
+
 .PHONY: accept
 accept: build ## accept RUN as the baseline of this machine class: make accept REASON='…'
 	bin/plumbline accept --reason '$(REASON)' $(RUN) $(ARGS)
