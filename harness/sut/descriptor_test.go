@@ -1,9 +1,12 @@
 package sut
 
 import (
+	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -175,5 +178,56 @@ func TestExpand(t *testing.T) {
 		if got != c.want || (err != nil) != (c.err != "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("expand(%q) = %q, %v; want %q, %q", c.in, got, err, c.want, c.err)
 		}
+	}
+}
+
+// TestSchemaAndTypesHaveTheSameKeys: the published schema is the very shape
+// that is read.
+func TestSchemaAndTypesHaveTheSameKeys(t *testing.T) {
+	var schema struct {
+		Properties map[string]json.RawMessage `json:"properties"`
+		Defs       map[string]struct {
+			Properties map[string]json.RawMessage `json:"properties"`
+		} `json:"$defs"`
+	}
+	if err := json.Unmarshal(Schema(), &schema); err != nil {
+		t.Fatal(err)
+	}
+	process := schema.Defs["process"].Properties
+	sameKeys(t, Descriptor{}, schema.Properties)
+	sameKeys(t, Spec{}, process)
+	sameKeys(t, Ready{}, propertiesOf(t, process["ready"]))
+	sameKeys(t, Endpoints{}, propertiesOf(t, schema.Properties["endpoints"]))
+	var files struct {
+		Items json.RawMessage `json:"items"`
+	}
+	if err := json.Unmarshal(schema.Properties["files"], &files); err != nil {
+		t.Fatal(err)
+	}
+	sameKeys(t, File{}, propertiesOf(t, files.Items))
+}
+
+func propertiesOf(t *testing.T, schema json.RawMessage) map[string]json.RawMessage {
+	t.Helper()
+	var s struct {
+		Properties map[string]json.RawMessage `json:"properties"`
+	}
+	if err := json.Unmarshal(schema, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s.Properties
+}
+
+func sameKeys(t *testing.T, v any, properties map[string]json.RawMessage) {
+	t.Helper()
+	var tags []string
+	for f := range reflect.TypeOf(v).Fields() {
+		if tag := f.Tag.Get("yaml"); tag != "" {
+			tags = append(tags, tag)
+		}
+	}
+	slices.Sort(tags)
+	if keys := slices.Sorted(maps.Keys(properties)); !slices.Equal(keys, tags) {
+		t.Errorf("%T has %q; the schema has %q", v, tags, keys)
 	}
 }

@@ -327,7 +327,7 @@ func TestNoDockerIsTold(t *testing.T) {
 		want  string
 	}{
 		{"unix:///no/such/socket", false, "no Docker at unix:///no/such/socket (file does not exist); install and start it"},
-		{"unix://" + silent.Addr().String(), false, "does not answer"},
+		{"unix://" + silent.Addr().String(), false, "no answer of Docker at unix://"},
 		{"tcp://10.1.2.3:2375", true, "is not on this machine"},
 		{"ssh://host", true, "is not on this machine"},
 	} {

@@ -64,7 +64,7 @@ func worst(errs []error) error {
 func daemonHosts(getenv func(string) string) ([]string, error) {
 	if host := getenv("DOCKER_HOST"); host != "" {
 		if !local(host) {
-			return nil, usagef("Docker at %s (DOCKER_HOST): is not on this machine, so its ports are not on 127.0.0.1; unset DOCKER_HOST, or use the provider external", host)
+			return nil, usagef("DOCKER_HOST %s: is not on this machine, so its ports would not be on 127.0.0.1; unset it, or use the provider external", host)
 		}
 		return []string{host}, nil
 	}
@@ -92,7 +92,7 @@ func ping(ctx context.Context, host string) (*docker, error) {
 	defer stop()
 	c, err := client.New(client.WithHost(host))
 	if err != nil {
-		return nil, usagef("Docker at %s: %w", host, err)
+		return nil, usagef("DOCKER_HOST %s: %w", host, err)
 	}
 	v, err := c.ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
@@ -112,7 +112,7 @@ func explainPing(host string, err error) error {
 	case errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "permission denied"):
 		return fmt.Errorf("no leave to use Docker at %s; add this user to the group docker, or run as one who may", host)
 	}
-	return fmt.Errorf("Docker at %s does not answer (%s); start its daemon", host, firstLine(err))
+	return fmt.Errorf("no answer of Docker at %s (%s); start its daemon", host, firstLine(err))
 }
 
 func firstLine(err error) string {
