@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -136,7 +137,8 @@ func (o Options) kafka() string {
 }
 
 func newStarter(d Descriptor, o Options) (*starter, error) {
-	scratch, err := os.MkdirTemp("", "plumbline-sut-")
+	sweepScratch()
+	scratch, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", scratchPrefix, os.Getpid()))
 	if err != nil {
 		return nil, fmt.Errorf("sut: scratch directory: %w", err)
 	}
@@ -162,6 +164,21 @@ func newStarter(d Descriptor, o Options) (*starter, error) {
 	}
 	s.values = &values{fixed: fixed, listening: map[string]map[string]string{}, getenv: os.LookupEnv}
 	return s, nil
+}
+
+// scratchPrefix begins the name of every scratch directory; then comes the pid
+// of its owner.
+const scratchPrefix = "plumbline-sut-"
+
+// sweepScratch removes the scratch directories of harnesses that were killed.
+func sweepScratch() {
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), scratchPrefix+"*-*")) // the pattern is well formed
+	for _, dir := range dirs {
+		text, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), scratchPrefix), "-")
+		if owner, err := strconv.Atoi(text); err == nil && !alive(owner) {
+			_ = os.RemoveAll(dir) // not ours to remove, or tried again at the next start
+		}
+	}
 }
 
 func (s *starter) writeFiles(files []File) error {

@@ -524,6 +524,10 @@ func TestNothingIsLeftWhenTheHarnessIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	child := loggedChild(t, logs)
+	scratch := filepath.Join(os.TempDir(), fmt.Sprintf("%s%d-*", scratchPrefix, harness.Process.Pid))
+	if dirs, _ := filepath.Glob(scratch); len(dirs) != 1 {
+		t.Errorf("scratch directories of the living: %q", dirs)
+	}
 	_ = harness.Process.Kill()
 	_ = harness.Wait()
 	if !gone(pid) {
@@ -536,6 +540,9 @@ func TestNothingIsLeftWhenTheHarnessIsKilled(t *testing.T) {
 	}
 	if left := cgroupsOf(t, harness.Process.Pid); len(left) > 0 {
 		t.Errorf("cgroups left: %q", left)
+	}
+	if dirs, _ := filepath.Glob(scratch); len(dirs) > 0 {
+		t.Errorf("scratch directories left: %q", dirs)
 	}
 }
 
