@@ -34,6 +34,10 @@ type Config struct {
 	NoSentinel   bool
 	AllowLive    bool
 	Capabilities health.Capabilities
+
+	EventsURL         string
+	EventsFallbackURL string
+	EventsTTL         time.Duration
 }
 
 func (c *Config) flags(fs *service.FlagSet) {
@@ -56,6 +60,9 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.DurationVar(&c.BreakerOpen, "breaker-open", 2*time.Second, "how `long` an open breaker waits before it tries again")
 	fs.BoolVar(&c.NoSentinel, "no-sentinel", false, "store DAGs without a version sentinel")
 	fs.BoolVar(&c.AllowLive, "allow-live", false, "turn the live guard off")
+	fs.StringVar(&c.EventsURL, "events-url", "wss://gateway/ws/evt", "`URL` of the event stream as clients reach it")
+	fs.StringVar(&c.EventsFallbackURL, "events-fallback-url", "wss://gateway/ws", "`URL` of the stream without tokens as clients reach it")
+	fs.DurationVar(&c.EventsTTL, "events-ttl", 5*time.Minute, "how `long` an event token is valid")
 	fs.IntVar(&c.Capabilities.RebalanceSchemaVersion, "rebalance-schema-version", 1, "capability that /health announces")
 	fs.BoolVar(&c.Capabilities.AlphaMetricsCapable, "alpha-metrics-capable", false, "capability that /health announces")
 	fs.StringVar(&c.Capabilities.ComputeContextContract, "compute-context-contract", "", "capability that /health announces, unless empty")
@@ -88,6 +95,7 @@ func (c *Config) checkLimits() (errs []error) {
 		{"dryrun-limit", c.DryRunLimit, time.Millisecond},
 		{"lookup-limit", c.LookupLimit, time.Millisecond},
 		{"breaker-open", c.BreakerOpen, time.Millisecond},
+		{"events-ttl", c.EventsTTL, time.Second},
 	} {
 		if l.is < l.least {
 			errs = append(errs, fmt.Errorf("--%s %s: must be at least %s", l.flag, l.is, l.least))

@@ -20,6 +20,7 @@ import (
 
 	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/ref/gateway/health"
+	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/internal/service"
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -33,7 +34,8 @@ type Gateway struct {
 	pipeline *submit.Pipeline
 	monitor  *health.Monitor
 	metrics  prometheus.Gatherer
-	events   http.Handler // WebSocket upgrades of /ws
+	events   *hub.Hub    // WebSocket upgrades of /ws
+	stream   *hub.Stream // and of /ws/evt, with its tokens
 	maxBody  int64
 	bodies   *semaphore.Weighted // the room of large submissions
 	guard    bool                // the live guard is on, as /status says
@@ -47,18 +49,22 @@ func (g *Gateway) Handler() http.Handler {
 	rt.add(http.MethodPost, "/strategies/dry-run", g.submit(http.StatusOK, g.pipeline.DryRun))
 	rt.add(http.MethodGet, "/strategies/{strategy_id}/status", g.strategyStatus)
 	rt.add(http.MethodGet, "/queues/by_tag", g.queuesByTag)
+	rt.add(http.MethodPost, "/events/subscribe", g.stream.Subscribe)
+	rt.add(http.MethodGet, "/events/jwks", g.stream.JWKS)
+	rt.add(http.MethodGet, "/events/schema", g.stream.Schema)
 	rt.add(http.MethodGet, "/health", g.health)
 	rt.add(http.MethodGet, "/status", g.status)
 	rt.add(http.MethodGet, "/metrics", g.exposition)
 	return g.recovered(g.upgrades(&rt))
 }
 
-// upgrades takes WebSocket handshakes to the hub; for any other request /ws does
-// not exist.
+// upgrades takes WebSocket handshakes to the hub and the stream; for any other
+// request their paths do not exist.
 func (g *Gateway) upgrades(next http.Handler) http.Handler {
+	sockets := map[string]http.Handler{"/ws": g.events, "/ws/evt": g.stream}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/ws" && r.Header.Get("Upgrade") != "" {
-			g.events.ServeHTTP(w, r)
+		if socket := sockets[r.URL.Path]; socket != nil && r.Header.Get("Upgrade") != "" {
+			socket.ServeHTTP(w, r)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -35,7 +35,6 @@ type surfaceResponse struct {
 
 // laterRoutes are paths whose routes come with later issues.
 var laterRoutes = map[string]string{
-	"/events/":              "event descriptors: the issue with tokens and streams",
 	"/fills":                "fills: the issue with tokens and streams",
 	"/rebalancing/":         "rebalancing: the issue with a WorldService",
 	"/worlds":               "WorldService proxy: the issue with a WorldService",
@@ -113,6 +112,10 @@ func compareSurface(t *testing.T, what string, got answer, want surfaceResponse)
 		wantRefused(t, what, got)
 		return
 	}
+	if strings.HasSuffix(what, " /events/jwks") {
+		wantPublicKeys(t, got)
+		return
+	}
 	if got.status != want.Status {
 		t.Errorf("%s: %d %s, want %d", what, got.status, got.body, want.Status)
 	}
@@ -142,6 +145,24 @@ func wantRefused(t *testing.T, what string, got answer) {
 	parameter := got.status == 422 && len(detail.Elems()) > 0
 	if err != nil || !dag && !parameter {
 		t.Errorf("%s: %d %s, want 400 E_SCHEMA_INVALID or 422, with a reason", what, got.status, got.body)
+	}
+}
+
+// wantPublicKeys: the original publishes its signing secret; what is published
+// here verifies tokens only (design section 9.7).
+func wantPublicKeys(t *testing.T, got answer) {
+	t.Helper()
+	v, err := pyjson.ParseString(got.body)
+	keys := v.Member("keys").Elems()
+	if err != nil || got.status != http.StatusOK || got.header.Get("Content-Type") != "application/json" || len(keys) != 1 {
+		t.Fatalf("jwks %d %s", got.status, got.body)
+	}
+	kty, _ := keys[0].Member("kty").Str()
+	kid, _ := keys[0].Member("kid").Str()
+	_, private := keys[0].Get("d")
+	_, secret := keys[0].Get("k")
+	if kty != "OKP" || kid != "default" || private || secret {
+		t.Errorf("key %s", got.body)
 	}
 }
 

@@ -55,6 +55,10 @@ func start(rt *service.Runtime, c *Config) error {
 	degradeLevel(rt.Metrics)
 	registry := submit.NewRegistry(rdb, c.PendingTTL)
 	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
+	stream, err := openStream(rt, c, events, manager)
+	if err != nil {
+		return err
+	}
 	owed := submit.StartOwedDiffs(registry, manager, rt.Metrics, rt.Log)
 	rt.OnStop("owed diffs", owed.Close)
 	limits := submit.DefaultLimits()
@@ -63,6 +67,7 @@ func start(rt *service.Runtime, c *Config) error {
 		log:     rt.Log,
 		metrics: rt.Metrics,
 		events:  events,
+		stream:  stream,
 		maxBody: c.MaxBody,
 		bodies:  semaphore.NewWeighted(allRoom),
 		guard:   !c.AllowLive,

@@ -50,7 +50,7 @@ func (e Event) Envelope(s Stamp) []byte {
 		field("id", pyjson.OfString(s.ID)),
 		field("source", pyjson.OfString(e.Source)),
 		field("type", pyjson.OfString(e.Type)),
-		field("time", pyjson.OfString(isoTime(s.Time, "+00:00"))),
+		field("time", pyjson.OfString(ISOTime(s.Time, "+00:00"))),
 		field("datacontenttype", pyjson.OfString("application/json")),
 		field("data", e.Data),
 		field("correlation_id", pyjson.OfString(e.CorrelationID)),
@@ -59,9 +59,9 @@ func (e Event) Envelope(s Stamp) []byte {
 
 func field(key string, v pyjson.Value) pyjson.Member { return pyjson.Member{Key: key, Value: v} }
 
-// isoTime writes t as Python's datetime.isoformat does in UTC: microseconds
-// only when there are any.
-func isoTime(t time.Time, zone string) string {
+// ISOTime writes t as Python's datetime.isoformat does in UTC: microseconds
+// only when there are any. zone is "+00:00" or "Z".
+func ISOTime(t time.Time, zone string) string {
 	t = t.UTC().Truncate(time.Microsecond)
 	layout := "2006-01-02T15:04:05.000000"
 	if t.Nanosecond() == 0 {
@@ -110,7 +110,7 @@ func (u QueueUpdate) Record(s Stamp) Record {
 				field("match_mode", pyjson.OfString(MatchAny)),
 				field("version", pyjson.OfInt(eventVersion)),
 				field("etag", pyjson.OfString("q:"+scope+":"+version)),
-				field("ts", pyjson.OfString(isoTime(s.Time, "Z"))),
+				field("ts", pyjson.OfString(ISOTime(s.Time, "Z"))),
 				field("idempotency_key", pyjson.OfString("queue_updated:"+scope+":"+MatchAny+":"+version)),
 			),
 		}.Envelope(s),
@@ -173,7 +173,7 @@ func (l QueueLifecycle) Record(s Stamp) Record {
 		field("reason", pyjson.OfString(l.Reason)),
 		field("version", pyjson.OfInt(int64(version))),
 		field("etag", pyjson.OfString("ql:"+scope)),
-		field("ts", pyjson.OfString(isoTime(s.Time, "Z"))),
+		field("ts", pyjson.OfString(ISOTime(s.Time, "Z"))),
 		field("idempotency_key", pyjson.OfString("queue_lifecycle:"+scope)),
 	}
 	data = optional(data, "tag", l.Tag)
@@ -218,7 +218,7 @@ func (w SentinelWeight) Record(s Stamp) Record {
 		field("weight", pyjson.OfFloat(weight)),
 		field("version", pyjson.OfInt(eventVersion)),
 		field("etag", pyjson.OfString("sw:"+scope)),
-		field("ts", pyjson.OfString(isoTime(s.Time, "Z"))),
+		field("ts", pyjson.OfString(ISOTime(s.Time, "Z"))),
 		field("idempotency_key", pyjson.OfString("sentinel_weight_updated:"+scope)),
 	}
 	data = optional(data, "sentinel_version", w.SentinelVersion)

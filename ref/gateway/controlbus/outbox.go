@@ -23,7 +23,7 @@ type ack struct {
 
 // record is the acknowledgement as it goes to topic.
 func (a ack) record(topic string) *kgo.Record {
-	at := pyjson.OfString(a.at.UTC().Format("2006-01-02T15:04:05.000000Z"))
+	at := pyjson.OfString(contract.ISOTime(a.at, "Z"))
 	e := contract.Event{
 		Source:        contract.GatewaySource,
 		Type:          "activation_ack",

@@ -26,6 +26,7 @@ func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, f Filter) {
 // A session is what an endpoint does beside handing out events.
 type session struct {
 	joined, left func()
+	greet        func(context.Context, *websocket.Conn) error                  // nil: nothing is sent first
 	inbound      func(context.Context, *client, *websocket.Conn, []byte) error // nil: texts are ignored
 }
 
@@ -68,7 +69,7 @@ func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter, s *sess
 	var helpers sync.WaitGroup
 	helpers.Go(func() { defer cancel(); c.receive(ctx, conn, s.inbound) })
 	helpers.Go(func() { defer cancel(); keepAlive(ctx, conn, h.cfg.PingEvery) })
-	err := c.write(ctx, conn)
+	err := c.send(ctx, conn, s.greet)
 	h.leave(c)
 	if err == nil { // the hub closes: say so, within one ping's time
 		limit := time.AfterFunc(h.cfg.PingEvery, cancel)
@@ -79,6 +80,16 @@ func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter, s *sess
 	cancel()
 	_ = conn.CloseNow()
 	helpers.Wait()
+}
+
+// send greets the client, then writes to it until the end.
+func (c *client) send(ctx context.Context, conn *websocket.Conn, greet func(context.Context, *websocket.Conn) error) error {
+	if greet != nil {
+		if err := greet(ctx, conn); err != nil {
+			return err
+		}
+	}
+	return c.write(ctx, conn)
 }
 
 // write sends what waits, in order. Nil means that the queue was closed and is

@@ -6,10 +6,12 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -22,6 +24,10 @@ type StreamConfig struct {
 	URL      string        // where the stream is, as a client reaches it
 	Fallback string        // where everything is, without a token
 	TTL      time.Duration // of a token; 300 s
+
+	// Snapshot gives what a client gets first, beside the stream, for the
+	// parameters of its handshake. Nil: nothing.
+	Snapshot func(ctx context.Context, asked url.Values, grant Grant) []contract.Event
 }
 
 // Stream is the event stream behind tokens: POST /events/subscribe,
@@ -92,7 +98,7 @@ func (s *Stream) Subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 	writeJSON(w, http.StatusOK, pyjson.Append(nil, object(
 		"stream_url", pyjson.OfString(s.cfg.URL), "token", pyjson.OfString(token), "topics", pyjson.OfArray(topics...),
-		"expires_at", pyjson.OfString(now.Add(s.cfg.TTL).UTC().Format("2006-01-02T15:04:05.000000Z")),
+		"expires_at", pyjson.OfString(contract.ISOTime(now.Add(s.cfg.TTL), "Z")),
 		"fallback_url", pyjson.OfString(s.cfg.Fallback)), pyjson.ASCII))
 }
 
@@ -203,8 +209,26 @@ func (s *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.hub.upgrade(w, r, Filter{Topics: grant.Topics, World: grant.World}, &session{
 		joined:  func() { s.connections.Inc() },
 		left:    func() { s.disconnects.Inc() },
+		greet:   s.greet(r.URL.Query(), grant),
 		inbound: s.inbound,
 	})
+}
+
+// greet sends the snapshot, which is not numbered (controlbus.md 4.6).
+func (s *Stream) greet(asked url.Values, grant Grant) func(context.Context, *websocket.Conn) error {
+	if s.cfg.Snapshot == nil || len(grant.Topics) == 0 {
+		return nil
+	}
+	return func(ctx context.Context, conn *websocket.Conn) error {
+		for _, e := range s.cfg.Snapshot(ctx, asked, grant) {
+			e.CorrelationID = uuid.NewString()
+			text := e.Envelope(contract.Stamp{ID: uuid.NewString(), Time: s.hub.cfg.Now()})
+			if err := conn.Write(ctx, websocket.MessageText, text); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // tokenOf gives the bearer token of the header, else the query's.
@@ -257,7 +281,7 @@ func (s *Stream) refresh(ctx context.Context, c *client, conn *websocket.Conn, t
 func (s *Stream) reply(ctx context.Context, conn *websocket.Conn, kind string, more ...pyjson.Member) error {
 	members := append([]pyjson.Member{
 		{Key: "type", Value: pyjson.OfString(kind)},
-		{Key: "ts", Value: pyjson.OfString(s.hub.cfg.Now().UTC().Format("2006-01-02T15:04:05.000000+00:00"))},
+		{Key: "ts", Value: pyjson.OfString(contract.ISOTime(s.hub.cfg.Now(), "+00:00"))},
 	}, more...)
 	return conn.Write(ctx, websocket.MessageText, pyjson.Append(nil, pyjson.OfObject(members...), pyjson.Spaced|pyjson.ASCII))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
@@ -113,7 +114,7 @@ func appendRecord(dst []byte, e *entry) (record, dag64 []byte) {
 	dst = append(dst, `, "world_ids": `...)
 	dst = pyjson.Append(dst, texts(e.Worlds), style)
 	dst = append(dst, `, "submitted_at": "`...)
-	dst = e.SubmittedAt.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000+00:00")
+	dst = append(dst, contract.ISOTime(e.SubmittedAt, "+00:00")...)
 	dst = append(dst, '"')
 	if len(e.Meta.Members()) > 0 {
 		dst = append(dst, `, "meta": `...)

@@ -376,3 +376,16 @@ func wantFindings(t *testing.T, out pyjson.Value, problem *contract.Problem) {
 		t.Errorf("types %s, want %s", got, want)
 	}
 }
+
+// TestWholeSecondsHaveNoFraction: datetime.isoformat leaves it out.
+func TestWholeSecondsHaveNoFraction(t *testing.T) {
+	for at, want := range map[time.Time]string{
+		time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC):  `"submitted_at": "2026-01-02T03:04:05+00:00"`,
+		time.Date(2026, 1, 2, 3, 4, 5, 1000, time.UTC): `"submitted_at": "2026-01-02T03:04:05.000001+00:00"`,
+	} {
+		record, _ := appendRecord(nil, &entry{CRC32: "0", SubmittedAt: at})
+		if !strings.Contains(string(record), want) {
+			t.Errorf("record %s\nlacks %s", record, want)
+		}
+	}
+}
