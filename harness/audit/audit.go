@@ -16,6 +16,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -94,6 +95,7 @@ func (c *clients) close() {
 type submission struct {
 	id, key     string
 	acked       bool
+	warm        bool    // acknowledged in the warm-up
 	records     int     // commit-log records
 	blob        uint64  // digest of the record's dag_base64
 	hash        string  // the record's dag_hash
@@ -111,6 +113,7 @@ type submission struct {
 // request is what the workload knows of one key.
 type request struct {
 	acked   []string // ids acknowledged for this key
+	window  bool     // some request of it was due in the window
 	excused bool     // some request of it got no answer or an odd one: it may have had an effect
 }
 
@@ -174,57 +177,78 @@ func sorted(fs []record.Finding) []record.Finding {
 	return fs
 }
 
-// weighAcked asks that an acknowledged submission has each effect once.
+// weighAcked asks that an acknowledged submission has each effect once. What is
+// wrong with it is one finding of each kind.
 func (b *book) weighAcked(s *submission) {
-	b.weighCounts(s)
-	if s.records > 0 && s.registered {
-		if s.blob != s.regBlob {
-			s.faults = append(s.faults, "the DAG in Redis is not the one in its commit-log record")
-		}
-		if s.hash != s.regHash {
-			s.faults = append(s.faults, fmt.Sprintf("hash in Redis is %s, dag_hash in its record %s", s.regHash, s.hash))
-		}
+	if wrong := slices.Concat(s.missing(), s.faults, s.differing()); len(wrong) > 0 {
+		b.lost = append(b.lost, record.Finding{ID: s.id, What: "acknowledged, but " + strings.Join(wrong, "; "), WarmUp: s.warm})
 	}
-	if s.records > 0 && s.hashKeys > 0 && s.hash != s.hashKeyHash {
-		s.faults = append(s.faults, fmt.Sprintf("dag_hash:%s points to it, but its DAG hashes to %s", s.hashKeyHash, s.hash))
-	}
-	for _, f := range s.faults {
-		b.lost = append(b.lost, finding(s.id, "acknowledged, but %s", f))
+	if twice := s.twice(); len(twice) > 0 {
+		b.duplicates = append(b.duplicates, record.Finding{ID: s.id, What: strings.Join(twice, "; ") + ", must be one", WarmUp: s.warm})
 	}
 }
 
-func (b *book) weighCounts(s *submission) {
-	missing := func(when bool, what string) {
+// differing lists where the stores do not agree about a submission that has a
+// record.
+func (s *submission) differing() (out []string) {
+	if s.records == 0 {
+		return nil
+	}
+	if s.registered && s.blob != s.regBlob {
+		out = append(out, "the DAG in Redis is not the one in its commit-log record")
+	}
+	if s.registered && s.hash != s.regHash {
+		out = append(out, fmt.Sprintf("hash in Redis is %s, dag_hash in its record %s", s.regHash, s.hash))
+	}
+	if s.hashKeys > 0 && s.hash != s.hashKeyHash {
+		out = append(out, fmt.Sprintf("dag_hash:%s points to it, but its DAG hashes to %s", s.hashKeyHash, s.hash))
+	}
+	return out
+}
+
+// missing lists the effects that an acknowledged submission does not have.
+func (s *submission) missing() (out []string) {
+	say := func(when bool, what string) {
 		if when {
-			b.lost = append(b.lost, finding(s.id, "acknowledged, but it has no %s", what))
+			out = append(out, "it has no "+what)
 		}
 	}
-	missing(s.records == 0, "commit-log record")
-	missing(!s.registered, "registration strategy:"+s.id)
-	missing(s.hashKeys == 0, "dag_hash key")
-	missing(s.queued == 0 && !s.moved, "entry in strategy_queue")
-	twice := func(n int, what string) {
+	say(s.records == 0, "commit-log record")
+	say(!s.registered, "registration "+strategyPrefix+s.id)
+	say(s.hashKeys == 0, "dag_hash key")
+	say(s.queued == 0 && !s.moved, "entry in "+queueKey)
+	return out
+}
+
+// twice lists the effects that a submission has more than once.
+func (s *submission) twice() (out []string) {
+	say := func(n int, what string) {
 		if n > 1 {
-			b.duplicates = append(b.duplicates, finding(s.id, "%d %s, must be one", n, what))
+			out = append(out, fmt.Sprintf("%d %s", n, what))
 		}
 	}
-	twice(s.records, "commit-log records")
-	twice(s.hashKeys, "dag_hash keys")
-	twice(s.queued, "entries in strategy_queue")
+	say(s.records, "commit-log records")
+	say(s.hashKeys, "dag_hash keys")
+	say(s.queued, "entries in "+queueKey)
+	return out
 }
 
 // weighUnacked looks at something stored that nobody was told of. That is right
 // only where a request of the same key got no answer or an odd one.
 func (b *book) weighUnacked(s *submission) {
 	r := b.keys[s.key]
+	f := record.Finding{ID: s.id, WarmUp: r != nil && !r.window}
 	switch {
 	case r == nil:
-		b.orphans = append(b.orphans, finding(s.id, "stored%s, but no request had its key %q", s.where(), s.key))
+		f.What = fmt.Sprintf("stored%s, but no request had its key %q", s.where(), s.key)
+		b.orphans = append(b.orphans, f)
 	case r.excused:
 	case len(r.acked) > 0:
-		b.duplicates = append(b.duplicates, finding(s.id, "stored%s beside %s, which was acknowledged for the same submission %s", s.where(), r.acked[0], s.key))
+		f.What = fmt.Sprintf("stored%s beside %s, which was acknowledged for the same submission %s", s.where(), r.acked[0], s.key)
+		b.duplicates = append(b.duplicates, f)
 	default:
-		b.orphans = append(b.orphans, finding(s.id, "stored%s, but submission %s was never acknowledged", s.where(), s.key))
+		f.What = fmt.Sprintf("stored%s, but submission %s was never acknowledged", s.where(), s.key)
+		b.orphans = append(b.orphans, f)
 	}
 }
 
@@ -242,8 +266,11 @@ func (s *submission) where() string {
 // weighKeys asks that one submission was acknowledged at most once.
 func (b *book) weighKeys() {
 	for key, r := range b.keys {
-		if len(r.acked) > 1 {
-			b.duplicates = append(b.duplicates, finding(r.acked[1], "submission %s was acknowledged %d times: %v", key, len(r.acked), r.acked))
+		for _, again := range r.acked[min(1, len(r.acked)):] {
+			b.duplicates = append(b.duplicates, record.Finding{
+				ID: again, WarmUp: !r.window,
+				What: fmt.Sprintf("acknowledged for submission %s, as %s was: one DAG must be acknowledged once", key, r.acked[0]),
+			})
 		}
 	}
 }
@@ -254,7 +281,10 @@ func (b *book) weighRefusals() {
 	for _, o := range b.refused {
 		r := b.keys[o.Key]
 		if !r.excused && !slices.Contains(r.acked, o.ID) {
-			b.orphans = append(b.orphans, finding(o.ID, "request %d was refused as a duplicate of it, but submission %s was acknowledged as %v", o.Index, o.Key, r.acked))
+			b.orphans = append(b.orphans, record.Finding{
+				ID: o.ID, WarmUp: !o.Window,
+				What: fmt.Sprintf("request %d was refused as a duplicate of it, but submission %s was acknowledged as %v", o.Index, o.Key, r.acked),
+			})
 		}
 	}
 }

@@ -156,7 +156,7 @@ func (w *world) topic(names ...string) {
 }
 
 func (w *world) tell(s stored, fate load.Fate) {
-	o := load.Outcome{Index: int64(len(w.outcomes)), Key: s.key, Fate: fate}
+	o := load.Outcome{Index: int64(len(w.outcomes)), Key: s.key, Fate: fate, Window: true}
 	switch fate {
 	case load.Accepted:
 		o.Status, o.ID = 202, s.id
@@ -279,7 +279,7 @@ func TestPlantedFaults(t *testing.T) {
 			again.id = "id-twin"
 			w.tell(again, load.Accepted)
 			w.keep(again.seal())
-		}, want{"duplicates", "id-twin", "acknowledged 2 times"}},
+		}, want{"duplicates", "id-twin", "one DAG must be acknowledged once"}},
 		"one id for two submissions": {func(w *world) {
 			other := right(7)
 			other.id = "id-0001"
@@ -373,6 +373,22 @@ func TestPlantedFaults(t *testing.T) {
 				t.Errorf("audit = lost %v, duplicates %v, orphans %v; want %s to name %s: …%s…", got.Lost, got.Duplicates, got.Orphans, c.want.list, c.want.id, c.want.what)
 			}
 		})
+	}
+}
+
+// However much is missing of a submission, it is one lost submission.
+func TestOneSubmissionIsOneFinding(t *testing.T) {
+	w := newWorld(t)
+	fill(w)
+	w.tell(right(7), load.Accepted)
+	w.tell(right(8), load.Accepted)
+	w.outcomes[len(w.outcomes)-1].Window = false
+	got, err := w.audit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Lost) != 2 || got.Lost[0].WarmUp || !got.Lost[1].WarmUp {
+		t.Errorf("lost = %+v; want id-0007, and id-0008 of the warm-up", got.Lost)
 	}
 }
 

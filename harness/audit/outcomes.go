@@ -36,11 +36,8 @@ func (b *book) outcome(o load.Outcome) error {
 	if o.Key == "" {
 		return fmt.Errorf("request %d has no key", o.Index)
 	}
-	r := b.keys[o.Key]
-	if r == nil {
-		r = &request{}
-		b.keys[o.Key] = r
-	}
+	r := b.requestOf(o.Key)
+	r.window = r.window || o.Window
 	switch {
 	case acknowledged(o):
 		return b.acknowledge(o, r)
@@ -53,6 +50,15 @@ func (b *book) outcome(o load.Outcome) error {
 		return fmt.Errorf("request %d has the fate %q, which is none", o.Index, o.Fate)
 	}
 	return nil
+}
+
+func (b *book) requestOf(key string) *request {
+	r := b.keys[key]
+	if r == nil {
+		r = &request{}
+		b.keys[key] = r
+	}
+	return r
 }
 
 // acknowledged tells whether the SUT took the submission over. An answer that
@@ -73,7 +79,7 @@ func (b *book) acknowledge(o load.Outcome, r *request) error {
 		b.duplicates = append(b.duplicates, finding(o.ID, "given to two submissions: %s and %s", s.key, o.Key))
 		return nil
 	}
-	b.ids[o.ID] = &submission{id: o.ID, key: o.Key, acked: true}
+	b.ids[o.ID] = &submission{id: o.ID, key: o.Key, acked: true, warm: !o.Window}
 	return nil
 }
 

@@ -11,29 +11,28 @@ import (
 // Names of the metrics that every run has or gives a reason for. They are the
 // numeric keys of summary.json too.
 const (
-	ContractPassed     = "contract_passed"
-	ContractFailed     = "contract_failed"
-	ContractSkipped    = "contract_skipped"
-	Offered            = "offered"
-	Answered           = "answered"
-	Rejected           = "rejected"
-	Dropped            = "dropped"
-	Lost               = "lost"
-	Duplicates         = "duplicates"
-	Orphans            = "orphans"
-	P50                = "p50_ms"
-	P95                = "p95_ms"
-	P99                = "p99_ms"
-	P999               = "p999_ms"
-	GeneratorLagP99    = "generator_lag_p99_ms"
-	Throughput         = "throughput_per_s"
-	HeapPeak           = "heap_peak_bytes"
-	HeapCap            = "heap_cap_bytes"
-	RSSPeak            = "rss_peak_bytes"
-	ComplexityMax      = "complexity_max"
-	ComplexityOver     = "complexity_over_limit"
-	allRequests        = "all" // the class that is the union
-	liveHeap, resident = "heap_live_bytes", "rss_peak_bytes"
+	ContractPassed  = "contract_passed"
+	ContractFailed  = "contract_failed"
+	ContractSkipped = "contract_skipped"
+	Offered         = "offered"
+	Answered        = "answered"
+	Rejected        = "rejected"
+	Dropped         = "dropped"
+	Lost            = "lost"
+	Duplicates      = "duplicates"
+	Orphans         = "orphans"
+	P50             = "p50_ms"
+	P95             = "p95_ms"
+	P99             = "p99_ms"
+	P999            = "p999_ms"
+	GeneratorLagP99 = "generator_lag_p99_ms"
+	Throughput      = "throughput_per_s"
+	HeapPeak        = "heap_peak_bytes"
+	HeapCap         = "heap_cap_bytes"
+	RSSPeak         = "rss_peak_bytes"
+	ComplexityMax   = "complexity_max"
+	ComplexityOver  = "complexity_over_limit"
+	allRequests     = "all" // the class that is the union
 )
 
 // Derived lists the names that Derive gives a value or a reason for.
@@ -48,9 +47,9 @@ func Derived() []string {
 // cannot be computed. It reads neither r.Metrics nor, but for the reasons of
 // whole parts, r.Absent; so it also proves that a record is of one piece.
 //
-// offered, answered, rejected and dropped count the window. lost adds the
-// window's requests that got no answer to the audit's findings; the audit's
-// lost, duplicates and orphans cover the warm-up too, where a loss is a loss.
+// Counts cover the window. lost adds the window's requests that got no answer to
+// what the audit found missing; what it found of the warm-up is judged, but not
+// counted.
 func Derive(r *Run) (Metrics, map[string]string) {
 	d := deriver{Metrics{}, map[string]string{}}
 	d.contract(r)
@@ -174,9 +173,18 @@ func (d deriver) audit(r *Run) {
 		unanswered = r.Load.Ledger.Lost
 	}
 	n := int64(a.Accepted)
-	d.put(Lost, float64(unanswered)+float64(len(a.Lost)), Count, n)
-	d.put(Duplicates, float64(len(a.Duplicates)), Count, n)
-	d.put(Orphans, float64(len(a.Orphans)), Count, n)
+	d.put(Lost, float64(unanswered)+inWindow(a.Lost), Count, n)
+	d.put(Duplicates, inWindow(a.Duplicates), Count, n)
+	d.put(Orphans, inWindow(a.Orphans), Count, n)
+}
+
+func inWindow(found []Finding) (n float64) {
+	for _, f := range found {
+		if !f.WarmUp {
+			n++
+		}
+	}
+	return n
 }
 
 func (d deriver) memory(r *Run) {
@@ -185,16 +193,25 @@ func (d deriver) memory(r *Run) {
 	} else {
 		d.missing("the run has no heap cap", HeapCap)
 	}
-	d.peak(r, HeapPeak, liveHeap)
-	d.peak(r, RSSPeak, resident)
+	d.peak(r, HeapPeak, "heap_live_bytes")
+	// The kernel's high-water mark misses nothing between two samples.
+	d.peak(r, RSSPeak, "rss_peak_bytes", "rss_bytes")
 }
 
-// peak is the largest value of a series among the processes under the cap, or
-// among all where none is.
-func (d deriver) peak(r *Run, name, series string) {
+// peak is the largest value of the first of the series that has any, among the
+// processes under the cap, or among all where none is.
+func (d deriver) peak(r *Run, name string, series ...string) {
+	for _, s := range series {
+		if top, n := highest(r, s); n > 0 {
+			d.put(name, top, Bytes, n)
+			return
+		}
+	}
+	d.missing(reasonFor(r, "series", "no process of the SUT told its "+series[len(series)-1]), name)
+}
+
+func highest(r *Run, series string) (top float64, n int64) {
 	capped := cappedProcesses(r)
-	var top float64
-	var n int64
 	for _, s := range r.Series {
 		if s.Name != series || (len(capped) > 0 && !capped[s.Process]) {
 			continue
@@ -203,11 +220,7 @@ func (d deriver) peak(r *Run, name, series string) {
 			top, n = math.Max(top, p[1]), n+1
 		}
 	}
-	if n == 0 {
-		d.missing(reasonFor(r, "series", "no process of the SUT told its "+series), name)
-		return
-	}
-	d.put(name, top, Bytes, n)
+	return top, n
 }
 
 func cappedProcesses(r *Run) map[string]bool {

@@ -153,8 +153,9 @@ type Audit struct {
 
 // Finding is one offending thing.
 type Finding struct {
-	ID   string `json:"id"`
-	What string `json:"what"`
+	ID     string `json:"id"`
+	What   string `json:"what"`
+	WarmUp bool   `json:"warm_up,omitempty"` // about requests of the warm-up only: it fails a run, but counts cover the window
 }
 
 // Series is one probed value over time.

@@ -29,11 +29,11 @@ func sample() *record.Run {
 		Contract: []record.Outcome{{ID: "GW-1", Status: record.Passed}, {ID: "GW-2", Status: record.Skipped, Reason: "no graph"}},
 		Load: &load.Result{
 			Version: load.ResultVersion, Started: began, Window: 10 * time.Second,
-			Ledger:  load.Ledger{Offered: 10, Answered: 8, Lost: 1, Dropped: 1, Accepted: 7, Rejected: 1},
-			Classes: map[string]load.Class{"all": {N: 8, Latency: load.Quantiles{P50: 1, P95: 2, P99: 3, P999: 4}, Lag: load.Quantiles{P99: 7}}},
+			Ledger:    load.Ledger{Offered: 10, Answered: 8, Lost: 1, Dropped: 1, Accepted: 7, Rejected: 1},
+			Classes:   map[string]load.Class{"all": {N: 8, Latency: load.Quantiles{P50: 1, P95: 2, P99: 3, P999: 4}, Lag: load.Quantiles{P99: 7}}},
 			Generator: load.Quantiles{P99: 0.1},
 		},
-		Audit: &record.Audit{Accepted: 7, Lost: []record.Finding{{ID: "s1", What: "no record"}}},
+		Audit: &record.Audit{Accepted: 7, Lost: []record.Finding{{ID: "s1", What: "no record"}, {ID: "s0", What: "no record", WarmUp: true}}},
 		Series: []record.Series{
 			{Name: "heap_live_bytes", Process: "gateway", Unit: record.Bytes, Points: [][2]float64{{0, 10}, {1, 30}, {2, 20}}},
 			{Name: "heap_live_bytes", Process: "dagmanager", Unit: record.Bytes, Points: [][2]float64{{0, 99}}},

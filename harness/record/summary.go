@@ -2,8 +2,8 @@ package record
 
 // Summary is summary.json: one flat object for shells and dashboards. A value
 // that was not measured is null, and run.json says why under "absent" by the
-// same key. Counts of requests cover the measured window; lost, duplicates and
-// orphans include what the audit found (see Derive).
+// same key. Counts cover the measured window; lost, duplicates and orphans
+// include what the audit found of it (see Derive).
 type Summary struct {
 	Verdict          string `json:"verdict"`   // pass fail inconclusive invalid no-baseline unjudged
 	ExitCode         int    `json:"exit_code"` // 0 pass, 1 out of bounds, 2 usage, 3 the measurement broke

@@ -33,6 +33,7 @@ func loadResult(worse float64) *load.Result {
 	q := load.Quantiles{P50: worse * latencyAt(50), P90: worse * latencyAt(90), P95: worse * latencyAt(95),
 		P99: worse * latencyAt(99), P999: worse * latencyAt(99.9), Max: worse * 14.2, Mean: worse * 1.2}
 	lag := load.Quantiles{P50: 0.0005, P90: 0.004, P95: 0.01, P99: 0.041, P999: 0.2, Max: 1.1, Mean: 0.002}
+	r.Generator = lag
 	r.Classes = map[string]load.Class{
 		"all":   {N: 29998, Lag: lag, Service: q, Latency: q},
 		"fresh": {N: 29401, Lag: lag, Service: q, Latency: q},

@@ -86,10 +86,17 @@ func (j *judge) none(check, what string, n int64, found []record.Finding) {
 	if len(found) > maxDetails {
 		details = append(details, fmt.Sprintf("and %d more in run.json", len(found)-maxDetails))
 	}
-	j.put(n == 0, Fail, Check{
-		Name: check, Group: Loss, Value: fmt.Sprint(n), Limit: "0", Details: details,
-		Reason: fmt.Sprintf("%d %s", n, what),
-	})
+	warm := 0
+	for _, f := range found {
+		if f.WarmUp {
+			warm++
+		}
+	}
+	reason := fmt.Sprintf("%d %s", n, what)
+	if warm > 0 {
+		reason += fmt.Sprintf(", %d of them in the warm-up", warm)
+	}
+	j.put(n == 0, Fail, Check{Name: check, Group: Loss, Value: fmt.Sprint(n), Limit: "0", Details: details, Reason: reason})
 }
 
 // latency holds the quantiles against the absolute limits. A limit that is
