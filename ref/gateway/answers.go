@@ -33,6 +33,9 @@ func (g *Gateway) answerError(w http.ResponseWriter, r *http.Request, err error)
 		g.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err, "more_unsaid", unsaid)
 	}
 	switch {
+	case errors.Is(err, errBusy):
+		w.Header().Set("Retry-After", retryAfter)
+		answerProblem(w, unavailable("E_BUSY", errBusy.Error()))
 	case errors.Is(err, submit.ErrCommitLog):
 		answerProblem(w, contract.CommitLogUnavailable())
 	case errors.Is(err, submit.ErrRegistry):

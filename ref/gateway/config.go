@@ -25,6 +25,9 @@ type Config struct {
 	ControlBusTopics string // comma list; "" means no ControlBus
 	ControlBusGroup  string
 
+	Places       int
+	Waiting      int
+	WaitLimit    time.Duration
 	MaxBody      int64
 	PendingTTL   time.Duration
 	DiffLimit    time.Duration
@@ -52,6 +55,9 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.IntVar(&c.CommitLogBytes, "commitlog-max-bytes", 1_000_000, "largest record in `bytes`; what exceeds it is answered 413")
 	fs.StringVar(&c.ControlBusTopics, "controlbus-topics", "activation,policy,queue,sentinel_weight,rebalancing_planned", "comma `list` of ControlBus topics; empty: none")
 	fs.StringVar(&c.ControlBusGroup, "controlbus-group", "gateway", "consumer `group` of the ControlBus")
+	fs.IntVar(&c.Places, "max-in-work", 128, "most submissions worked on at once; the others wait in order")
+	fs.IntVar(&c.Waiting, "max-waiting", 8192, "most submissions that wait; a further one is answered 503")
+	fs.DurationVar(&c.WaitLimit, "wait-limit", 10*time.Second, "how `long` a submission waits to be worked on before it is answered 503")
 	fs.Int64Var(&c.MaxBody, "max-body", 32<<20, "largest request body in `bytes`")
 	fs.DurationVar(&c.PendingTTL, "pending-ttl", time.Minute, "how `long` an unfinished registration survives a crash")
 	fs.DurationVar(&c.DiffLimit, "diff-limit", 100*time.Millisecond, "how `long` a submission waits for its diff")
@@ -95,6 +101,7 @@ func (c *Config) checkLimits() (errs []error) {
 		{"dryrun-limit", c.DryRunLimit, time.Millisecond},
 		{"lookup-limit", c.LookupLimit, time.Millisecond},
 		{"breaker-open", c.BreakerOpen, time.Millisecond},
+		{"wait-limit", c.WaitLimit, time.Millisecond},
 		{"events-ttl", c.EventsTTL, time.Second},
 	} {
 		if l.is < l.least {
@@ -106,6 +113,8 @@ func (c *Config) checkLimits() (errs []error) {
 		is   int64
 	}{
 		{"redis-pool", int64(c.RedisPool)},
+		{"max-in-work", int64(c.Places)},
+		{"max-waiting", int64(c.Waiting)},
 		{"max-body", c.MaxBody},
 		{"commitlog-max-bytes", int64(c.CommitLogBytes)},
 		{"rebalance-schema-version", int64(c.Capabilities.RebalanceSchemaVersion)},

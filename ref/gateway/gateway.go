@@ -5,9 +5,7 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -36,6 +34,7 @@ type Gateway struct {
 	metrics  prometheus.Gatherer
 	events   *hub.Hub    // WebSocket upgrades of /ws
 	stream   *hub.Stream // and of /ws/evt, with its tokens
+	doors    *admission
 	maxBody  int64
 	bodies   *semaphore.Weighted // the room of large submissions
 	guard    bool                // the live guard is on, as /status says
@@ -81,65 +80,6 @@ func (g *Gateway) submit(status int, accept func(context.Context, *submit.Reques
 		}
 		answerJSON(w, status, ack.AppendJSON(make([]byte, 0, 1<<10)))
 	}
-}
-
-func (g *Gateway) accepted(w http.ResponseWriter, r *http.Request, accept func(context.Context, *submit.Request) (*submit.Ack, error)) (*submit.Ack, error) {
-	body, release, err := g.body(w, r)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	req, err := submit.ParseRequest(r.Header.Get("Content-Type"), body)
-	if err != nil {
-		return nil, err
-	}
-	return accept(r.Context(), req)
-}
-
-// smallBody is the size up to which a body needs no room of its own: ordinary
-// submissions never wait for large ones.
-const smallBody = 64 << 10
-
-// body reads the whole request body once there is room for it; release gives
-// the room back. A body of unknown length counts as the largest allowed.
-func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
-	size := r.ContentLength
-	if size > g.maxBody {
-		return nil, nil, g.tooLarge(r.Body)
-	}
-	room := g.room(size)
-	if err := g.bodies.Acquire(r.Context(), room); err != nil {
-		return nil, nil, fmt.Errorf("wait for room for a body: %w", err)
-	}
-	release = func() { g.bodies.Release(room) }
-	body, err = readBody(http.MaxBytesReader(w, r.Body, g.maxBody), r.ContentLength)
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		err = g.tooLarge(r.Body)
-	case err != nil: // cut off
-		err = &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
-	default:
-		return body, release, nil
-	}
-	release()
-	return nil, nil, err
-}
-
-// tooLarge refuses a body, but first takes in as much again as is allowed: a
-// client that writes before it reads would not hear the answer otherwise.
-func (g *Gateway) tooLarge(rest io.Reader) error {
-	_, _ = io.CopyN(io.Discard, rest, 2*g.maxBody) // ends early where the body does
-	return submit.TooLarge("the request body", g.maxBody)
-}
-
-func readBody(from io.Reader, length int64) ([]byte, error) {
-	if length < 0 {
-		return io.ReadAll(from)
-	}
-	body := make([]byte, length)
-	_, err := io.ReadFull(from, body)
-	return body, err
 }
 
 func (g *Gateway) strategyStatus(w http.ResponseWriter, r *http.Request) {
@@ -259,25 +199,6 @@ func (g *Gateway) exposition(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 }
-
-// room is how much memory a submission with a body of size bytes will take: the
-// body, its values, and the texts that are made of them. An unknown size counts
-// as the largest.
-func (g *Gateway) room(size int64) int64 {
-	const copies = 8 // measured: 134 KB are allocated for an ordinary body of 8 KB, half of them at once
-	switch {
-	case size < 0:
-		return min(copies*g.maxBody, allRoom)
-	case size <= smallBody:
-		return 0
-	default:
-		return min(copies*size, allRoom)
-	}
-}
-
-// allRoom is how much memory large submissions may take together; one that
-// needs more is taken alone.
-const allRoom = 64 << 20
 
 // healthEvery is the pause between the two attempts of a DAG Manager probe.
 const healthEvery = 100 * time.Millisecond

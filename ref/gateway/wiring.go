@@ -68,6 +68,7 @@ func start(rt *service.Runtime, c *Config) error {
 		metrics: rt.Metrics,
 		events:  events,
 		stream:  stream,
+		doors:   newAdmission(c.Places, c.Waiting, c.WaitLimit, rt.Metrics),
 		maxBody: c.MaxBody,
 		bodies:  semaphore.NewWeighted(allRoom),
 		guard:   !c.AllowLive,
