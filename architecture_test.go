@@ -30,7 +30,7 @@ var layers = map[string]int{
 
 	"harness/stat": 0, "harness/record": 3,
 	"harness/backend": 4, "harness/probe": 4, "harness/complexity": 4, "harness/audit": 4,
-	"harness/verdict": 5, "harness/backend/containers": 5, "harness/sut": 5, "harness/scenario": 5,
+	"harness/verdict": 5, "harness/backend/containers": 5, "harness/backend/faultproxy": 5, "harness/sut": 5, "harness/scenario": 5,
 	"harness/baseline": 6, "harness/report": 6, "harness/signoff": 6,
 	"harness": 7, "harness/cli": 8, "harness/cmd": 9,
 }
@@ -48,6 +48,7 @@ var homes = map[string][]string{
 	"go.k6.io/k6": {"bench/k6x", "bench/cmd/k6"},
 	"github.com/testcontainers/testcontainers-go": {"harness/backend/containers"},
 	"github.com/neo4j/neo4j-go-driver":            {"ref/dagmanager/nodestore", "harness/backend/containers"},
+	"github.com/Shopify/toxiproxy":                {"harness/backend/faultproxy"},
 	"gonum.org/v1/plot":                           {"harness/report"},
 	"github.com/fzipp/gocyclo":                    {"harness/complexity"},
 	"cel.dev/cel-go":                              {"harness/scenario"},

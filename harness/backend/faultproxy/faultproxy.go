@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/Shopify/toxiproxy/v2"
@@ -127,19 +126,22 @@ func (f *front) shaped(name string, p backend.Params) backend.Fault {
 // fits refuses parameters that mean nothing.
 func fits(name string, p backend.Params) error {
 	var wrong []string
-	for what, bad := range map[string]bool{
-		"latency, jitter and rate must not be negative":           p.Latency < 0 || p.Jitter < 0 || p.Rate < 0,
-		"tail must be above 1, or the jitter has no mean":         p.Tail != 0 && p.Tail <= 1,
-		"latency takes no rate":                                   name == backend.FaultLatency && p.Rate != 0,
-		"bandwidth takes a rate only, neither latency nor jitter": name == backend.FaultBandwidth && (p.Latency != 0 || p.Jitter != 0 || p.Tail != 0),
-	} {
-		if bad {
+	say := func(when bool, what string) {
+		if when {
 			wrong = append(wrong, what)
 		}
+	}
+	say(min(p.Latency, p.Jitter) < 0 || p.Rate < 0, "latency, jitter and rate must not be negative")
+	say(p.Tail != 0 && p.Tail <= 1, "tail must be above 1, or the jitter has no mean")
+	switch name {
+	case backend.FaultLatency:
+		say(p.Rate != 0, "latency takes no rate")
+	case backend.FaultBandwidth:
+		p.Rate, p.Seed = 0, 0
+		say(p != (backend.Params{}), "bandwidth takes a rate only")
 	}
 	if len(wrong) == 0 {
 		return nil
 	}
-	slices.Sort(wrong)
 	return backend.Usagef("%s", strings.Join(wrong, "; "))
 }

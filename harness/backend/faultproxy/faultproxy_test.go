@@ -52,7 +52,7 @@ func red(addr string, dial func(context.Context, string, string) (net.Conn, erro
 func kafka(t *testing.T, addr string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	cl, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(addr), kgo.DialTimeout(time.Second), kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
+		kgo.SeedBrokers(addr), kgo.DialTimeout(time.Second), kgo.DisableIdempotentWrite(), kgo.ProduceRequestTimeout(100 * time.Millisecond), kgo.RequestTimeoutOverhead(200 * time.Millisecond), kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
