@@ -37,7 +37,10 @@ type Neo4jOptions struct {
 	Cache int
 	// CacheAge is how long what is remembered of a node counts; 1 min.
 	CacheAge time.Duration
-	Log      *slog.Logger // nil logs nothing
+	// TagAge is how long the answer to a tag query is given again; 500 ms. What
+	// this store adds meanwhile is never missing from it.
+	TagAge time.Duration
+	Log    *slog.Logger // nil logs nothing
 }
 
 func (o Neo4jOptions) withDefaults() Neo4jOptions {
@@ -52,6 +55,9 @@ func (o Neo4jOptions) withDefaults() Neo4jOptions {
 	}
 	if o.CacheAge == 0 {
 		o.CacheAge = time.Minute
+	}
+	if o.TagAge == 0 {
+		o.TagAge = 500 * time.Millisecond
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -87,6 +93,7 @@ type Neo4j struct {
 	driver neo4j.DriverWithContext
 	opts   Neo4jOptions
 	cache  *cache
+	tags   *answers
 
 	// The schema is looked at whenever an outage was seen since it was last:
 	// another database may have come back than the one that went.
@@ -117,7 +124,7 @@ func OpenNeo4j(o Neo4jOptions) (*Neo4j, error) {
 	if err != nil {
 		return nil, fmt.Errorf("neo4j: %w", err)
 	}
-	s := &Neo4j{driver: driver, opts: o, cache: newCache(o.Cache, o.CacheAge), preparing: make(chan struct{}, 1)}
+	s := &Neo4j{driver: driver, opts: o, cache: newCache(o.Cache, o.CacheAge), tags: newAnswers(o.TagAge), preparing: make(chan struct{}, 1)}
 	s.outages.Store(1)
 	return s, nil
 }
@@ -168,7 +175,48 @@ func (t tx) run(cypher string, params map[string]any) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	records, err := res.Collect(t.ctx)
+	return collect(t.ctx, res)
+}
+
+// query runs one statement that changes nothing: at first without a transaction
+// around it, which saves two round trips, and after an error that may pass as
+// every other.
+func (s *Neo4j) query(ctx context.Context, what, cypher string, given params) (rows []row, err error) {
+	limited, cancel := context.WithTimeout(ctx, s.opts.Timeout)
+	defer cancel()
+	if rows, err = s.ask(limited, cypher, given); err == nil {
+		return rows, nil
+	}
+	if neo4j.IsRetryable(err) {
+		err = s.attempt(limited, neo4j.AccessModeRead, func(tx tx) (err error) {
+			rows, err = tx.run(cypher, given)
+			return err
+		})
+	}
+	return rows, s.explain(ctx, what, err)
+}
+
+func (s *Neo4j) ask(ctx context.Context, cypher string, given params) ([]row, error) {
+	session := s.driver.NewSession(ctx, neo4j.SessionConfig{AccessMode: neo4j.AccessModeRead, DatabaseName: s.opts.Database})
+	defer s.end(ctx, session)
+	res, err := session.Run(ctx, cypher, given)
+	if err != nil {
+		return nil, err
+	}
+	return collect(ctx, res)
+}
+
+// end closes a session, whose work is done or failed already.
+func (s *Neo4j) end(ctx context.Context, session neo4j.SessionWithContext) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := session.Close(ctx); err != nil {
+		s.opts.Log.Debug("neo4j session", "error", err)
+	}
+}
+
+func collect(ctx context.Context, res neo4j.ResultWithContext) ([]row, error) {
+	records, err := res.Collect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -179,16 +227,6 @@ func (t tx) run(cypher string, params map[string]any) ([]row, error) {
 	return rows, nil
 }
 
-// query runs one statement that changes nothing.
-func (s *Neo4j) query(ctx context.Context, what, cypher string, params map[string]any) ([]row, error) {
-	var rows []row
-	err := s.transact(ctx, what, neo4j.AccessModeRead, func(tx tx) (err error) {
-		rows, err = tx.run(cypher, params)
-		return err
-	})
-	return rows, err
-}
-
 // write runs do as one transaction on a database whose schema was seen.
 func (s *Neo4j) write(ctx context.Context, what string, do work) error {
 	if err := s.prepare(ctx); err != nil {
@@ -197,23 +235,28 @@ func (s *Neo4j) write(ctx context.Context, what string, do work) error {
 	return s.transact(ctx, what, neo4j.AccessModeWrite, do)
 }
 
-// transact runs do as one transaction, all within the time limit. The driver
-// begins it anew after an error that may pass.
+// transact runs do as one transaction, all within the time limit.
 func (s *Neo4j) transact(ctx context.Context, what string, mode neo4j.AccessMode, do work) error {
 	limited, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
+	return s.explain(ctx, what, s.attempt(limited, mode, do))
+}
+
+// attempt runs do as one transaction. The driver begins it anew after an error
+// that may pass.
+func (s *Neo4j) attempt(ctx context.Context, mode neo4j.AccessMode, do work) error {
 	begun, unsure := time.Now(), 0
 	for {
-		err := s.once(limited, mode, do)
+		err := s.once(ctx, mode, do)
 		var stuck deadlock
 		switch {
 		case err == nil:
 			return nil
-		case errors.As(err, &stuck) && time.Since(begun) < s.opts.Retry && nap(limited):
+		case errors.As(err, &stuck) && time.Since(begun) < s.opts.Retry && nap(ctx):
 		case uncertain(err) && unsure < uncertainTries:
 			unsure++
 		default:
-			return s.explain(ctx, what, err)
+			return err
 		}
 	}
 }
@@ -249,19 +292,15 @@ func nap(ctx context.Context) bool {
 // uncertain says whether the connection broke during the commit.
 func uncertain(err error) bool { return neo4j.IsConnectivityError(err) && !neo4j.IsRetryable(err) }
 
-func (s *Neo4j) once(ctx context.Context, mode neo4j.AccessMode, do work) (err error) {
+func (s *Neo4j) once(ctx context.Context, mode neo4j.AccessMode, do work) error {
 	session := s.driver.NewSession(ctx, neo4j.SessionConfig{AccessMode: mode, DatabaseName: s.opts.Database})
-	defer func() {
-		if closing := session.Close(context.WithoutCancel(ctx)); err == nil && closing != nil {
-			s.opts.Log.Debug("neo4j session", "error", closing) // what was committed is committed
-		}
-	}()
+	defer s.end(ctx, session)
 	run := func(t neo4j.ManagedTransaction) (any, error) { return nil, asDeadlock(do(tx{ctx, t})) }
 	if mode == neo4j.AccessModeRead {
-		_, err = session.ExecuteRead(ctx, run)
-	} else {
-		_, err = session.ExecuteWrite(ctx, run)
+		_, err := session.ExecuteRead(ctx, run)
+		return err
 	}
+	_, err := session.ExecuteWrite(ctx, run)
 	return err
 }
 
@@ -270,6 +309,8 @@ func (s *Neo4j) once(ctx context.Context, mode neo4j.AccessMode, do work) (err e
 func (s *Neo4j) explain(ctx context.Context, what string, err error) error {
 	var answer *neo4j.Neo4jError
 	switch {
+	case err == nil:
+		return nil
 	case ctx.Err() != nil: // the caller's own time is up
 		return fmt.Errorf("neo4j: %s: %w", what, context.Cause(ctx))
 	case errors.As(err, &answer) && answer.HasSecurityCode(), as[*neo4j.InvalidAuthenticationError](err):
@@ -334,6 +375,10 @@ type params = map[string]any
 const lookupQuery = `
 UNWIND $ids AS id
 MATCH (n:ComputeNode {node_id: id})
+` + withQueues
+
+// withQueues ends a query that found nodes n, as readVertex wants it.
+const withQueues = `
 OPTIONAL MATCH (n)-[r:EMITS|CLAIMS]->(q:Queue)
 RETURN properties(n) AS node,
        collect(CASE WHEN q IS NULL THEN null ELSE q {.*, claim: type(r) = 'CLAIMS', emitted: r.ordinal} END) AS queues`
@@ -350,21 +395,26 @@ func (s *Neo4j) NodeByQueue(ctx context.Context, topic string) (*diff.Node, erro
 const nodeByQueueQuery = `
 MATCH (n:ComputeNode)-[:EMITS]->(:Queue {topic: $topic})
 WITH n LIMIT 1
-OPTIONAL MATCH (n)-[r:EMITS|CLAIMS]->(q:Queue)
-RETURN properties(n) AS node,
-       collect(CASE WHEN q IS NULL THEN null ELSE q {.*, claim: type(r) = 'CLAIMS', emitted: r.ordinal} END) AS queues`
+` + withQueues
 
 // Queues returns the queues with that interval of nodes with any (or, with mode
-// "all", all) of the tags; without tags none. Their order says nothing.
+// "all", all) of the tags; without tags none. Their order says nothing. What
+// another process added since may be missing for TagAge. The caller does not
+// change the result.
 func (s *Neo4j) Queues(ctx context.Context, tags []string, interval int64, mode string) ([]contract.QueueRef, error) {
 	if len(tags) == 0 {
 		return nil, nil
 	}
+	q := question{tags, interval, mode == contract.MatchAll}
+	return s.tags.get(ctx, q, func() ([]contract.QueueRef, error) { return s.find(ctx, q) })
+}
+
+func (s *Neo4j) find(ctx context.Context, q question) ([]contract.QueueRef, error) {
 	query := queuesAnyQuery
-	if mode == contract.MatchAll {
+	if q.all {
 		query = queuesAllQuery
 	}
-	rows, err := s.query(ctx, "queues by tag", query, params{"tags": tags, "interval": interval})
+	rows, err := s.query(ctx, "queues by tag", query, params{"tags": q.tags, "interval": q.interval})
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ type vertex struct {
 	queues  []queue // in the order of node.Bindings
 	emits   int64   // ordinal of the next queue that becomes ready
 	ordinal int64   // of the next binding
+	missing params  // what is stored of the node when it is made; nil for one that is there
 }
 
 // queue is what the database keeps of a binding besides the binding.

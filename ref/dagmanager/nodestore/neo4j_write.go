@@ -1,60 +1,47 @@
 package nodestore
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
-	"maps"
 	"slices"
 
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
 )
 
-// lockQuery locks what it is given, in that order, until the transaction ends.
-// The graph offers one thing that lets a single transaction pass: making a node
-// under a unique id. So a lock is a node whose id is a list, which no node's id
-// is, made and taken away again; nothing of it is ever stored.
+// A lock is a node whose id is a list, which no node's id is, made and taken away
+// again in one transaction, so that nothing of it is ever stored: making a node
+// under a unique id is the one thing in this graph that lets a single
+// transaction pass. Locks are taken in order, first those of nodes, then those
+// of topics, and held until the transaction ends.
 //
-// Every write begins by locking its nodes, in the order of their ids, and reads
-// them then: what it decides from there on stays true until its commit. MERGE
-// and SET alone would not do: the shared locks that they begin with let two
-// transactions wait for each other.
-const lockQuery = `
-UNWIND $locks AS lock
-MERGE (n:ComputeNode {node_id: lock})
-DELETE n`
+// Every write begins by locking its nodes and reads them then: what it decides
+// from there on stays true until its commit. MERGE and SET alone would not do:
+// the shared locks that they begin with let two transactions wait for each
+// other.
+const lockAndReadQuery = `
+UNWIND $ids AS id
+MERGE (lock:ComputeNode {node_id: ['node', id]})
+DELETE lock
+WITH collect(id) AS ids
+UNWIND ids AS id
+MATCH (n:ComputeNode {node_id: id})
+` + withQueues
 
-func (t tx) lock(kind string, names []string) error {
-	names = slices.Clone(names)
-	slices.Sort(names)
-	names = slices.Compact(names)
-	locks := make([][]string, len(names))
-	for i, name := range names {
-		locks[i] = []string{kind, name}
-	}
-	_, err := t.run(lockQuery, params{"locks": locks})
-	return err
-}
-
-// The kinds of locks. Nodes are locked before topics.
-const (
-	nodeLock  = "node"
-	topicLock = "topic"
-)
-
-// mergeQuery makes nodes that are not there.
-const mergeQuery = `
-UNWIND $nodes AS new
-MERGE (n:ComputeNode {node_id: new.node_id})
-ON CREATE SET n += new, n.created_at = timestamp()`
-
-// placeQuery makes queues whose topics are free and says which were. Their
-// topics are locked.
+// placeQuery makes queues whose topics are free, with their nodes where those
+// are missing, and says which were free.
 const placeQuery = `
 UNWIND $queues AS new
+MERGE (lock:ComputeNode {node_id: ['topic', new.topic]})
+DELETE lock
+WITH collect(new) AS all
+UNWIND all AS new
+MERGE (n:ComputeNode {node_id: new.node_id})
+ON CREATE SET n += new.node, n.created_at = timestamp()
+WITH n, new
 OPTIONAL MATCH (owned:Queue {topic: new.topic})
-WITH new, count(owned) = 0 AS free
-MATCH (n:ComputeNode {node_id: new.node_id})
+WITH n, new, count(owned) = 0 AS free
 FOREACH (_ IN CASE WHEN free THEN [1] ELSE [] END |
   CREATE (n)-[:CLAIMS]->(:Queue {topic: new.topic, interval: new.interval, compute_key: new.compute_key,
     code_hash: new.code_hash, schema_hash: new.schema_hash, ordinal: new.ordinal, claimed_by: $token}))
@@ -123,30 +110,23 @@ func (c *claiming) run() error {
 	return nil
 }
 
-// begin locks and reads the nodes of all claims, and makes those that are missing.
+// begin locks and reads the nodes of all claims.
 func (c *claiming) begin() error {
-	byID := make(map[string]diff.Node, len(c.claims))
-	for _, claim := range c.claims {
-		if _, there := byID[claim.Node.ID]; !there {
-			byID[claim.Node.ID] = claim.Node
-		}
+	ids := make([]string, len(c.claims))
+	for i := range c.claims {
+		ids[i] = c.claims[i].Node.ID
 	}
 	var err error
-	if c.known, err = c.tx.lockAndRead(slices.Collect(maps.Keys(byID))); err != nil {
+	if c.known, err = c.tx.lockAndRead(ids); err != nil {
 		return err
 	}
-	var missing []params
-	for id, n := range byID {
-		if c.known[id] == nil {
-			missing = append(missing, propertiesOf(n))
-			c.known[id] = &vertex{node: &diff.Node{ID: id, Interval: n.Interval}}
+	for _, claim := range c.claims {
+		if c.known[claim.Node.ID] == nil {
+			n := claim.Node
+			c.known[n.ID] = &vertex{node: &n, missing: propertiesOf(n)}
 		}
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	_, err = c.tx.run(mergeQuery, params{"nodes": missing})
-	return err
+	return nil
 }
 
 func propertiesOf(n diff.Node) params {
@@ -163,13 +143,19 @@ func propertiesOf(n diff.Node) params {
 	return p
 }
 
+// trial is a queue that a round tries to make, for the claim of that index.
+type trial struct {
+	claim int
+	at    *vertex
+	queue
+}
+
 // round answers the claims whose queue is there, and tries to make the others.
 // It returns those that are still open.
-func (c *claiming) round(open []int) ([]int, error) {
+func (c *claiming) round(open []int) (rest []int, err error) {
 	type want struct{ node, key, code, space string }
 	trying := map[want]bool{}
-	var chosen, rest []int
-	var queues []params
+	var trials []trial
 	for _, i := range open {
 		claim := &c.claims[i]
 		v := c.known[claim.Node.ID]
@@ -183,22 +169,29 @@ func (c *claiming) round(open []int) ([]int, error) {
 			continue
 		}
 		trying[same] = true
-		topic, err := claim.Choose(func(topic string) bool { return c.owned[topic] })
+		t, err := c.try(i, v)
 		if err != nil {
 			return nil, err
 		}
-		c.owned[topic] = true
-		chosen = append(chosen, i)
-		queues = append(queues, c.queueOf(claim, v, topic))
+		trials = append(trials, t)
 	}
-	if len(chosen) == 0 {
-		return rest, nil
-	}
-	free, err := c.place(queues)
+	taken, err := c.place(trials)
+	return append(rest, taken...), err
+}
+
+// try names the queue of a claim.
+func (c *claiming) try(i int, v *vertex) (trial, error) {
+	claim := &c.claims[i]
+	topic, err := claim.Choose(func(topic string) bool { return c.owned[topic] })
 	if err != nil {
-		return nil, err
+		return trial{}, err
 	}
-	return append(rest, c.settle(chosen, queues, free)...), nil
+	c.owned[topic] = true
+	v.ordinal++
+	return trial{i, v, queue{
+		Binding: diff.Binding{ComputeKey: claim.ComputeKey, CodeHash: claim.Node.CodeHash, SchemaHash: claim.Node.SchemaHash, Topic: topic},
+		ordinal: v.ordinal - 1, claimedBy: c.token,
+	}}, nil
 }
 
 // won says whether claim i is the one that made q: of several alike in one
@@ -216,61 +209,56 @@ func (v *vertex) serving(claim *diff.Claim) *queue {
 	return nil
 }
 
-func (c *claiming) queueOf(claim *diff.Claim, v *vertex, topic string) params {
-	p := params{
-		"node_id": claim.Node.ID, "topic": topic, "compute_key": claim.ComputeKey,
-		"code_hash": claim.Node.CodeHash, "schema_hash": claim.Node.SchemaHash, "ordinal": v.ordinal,
+// place makes the queues whose topics are free and returns the claims that need
+// another name.
+func (c *claiming) place(trials []trial) (open []int, err error) {
+	if len(trials) == 0 {
+		return nil, nil
 	}
-	if v.node.Interval != nil {
-		p["interval"] = *v.node.Interval
-	}
-	v.ordinal++
-	return p
-}
-
-func (c *claiming) place(queues []params) (free map[string]bool, err error) {
-	topics := make([]string, len(queues))
-	for i, q := range queues {
-		topics[i] = q["topic"].(string)
-	}
-	if err := c.tx.lock(topicLock, topics); err != nil {
-		return nil, err
+	slices.SortFunc(trials, func(a, b trial) int { return cmp.Compare(a.Topic, b.Topic) }) // the order of locking
+	queues := make([]params, len(trials))
+	for i, t := range trials {
+		queues[i] = t.params()
 	}
 	rows, err := c.tx.run(placeQuery, params{"queues": queues, "token": c.token})
 	if err != nil {
 		return nil, err
 	}
-	free = make(map[string]bool, len(rows))
+	free := make(map[string]bool, len(rows))
 	for _, r := range rows {
 		free[textOf(r, "topic")], _ = r["free"].(bool)
 	}
-	return free, nil
-}
-
-// settle takes down which queues were made and returns the claims that need
-// another name.
-func (c *claiming) settle(chosen []int, queues []params, free map[string]bool) (open []int) {
-	for at, i := range chosen {
-		p := queues[at]
-		q := queue{
-			Binding: diff.Binding{ComputeKey: c.claims[i].ComputeKey, CodeHash: c.claims[i].Node.CodeHash,
-				SchemaHash: c.claims[i].Node.SchemaHash, Topic: p["topic"].(string)},
-			ordinal: p["ordinal"].(int64), claimedBy: c.token,
-		}
-		if !free[q.Topic] {
-			open = append(open, i)
+	for _, t := range trials {
+		if !free[t.Topic] {
+			open = append(open, t.claim)
 			continue
 		}
-		v := c.known[c.claims[i].Node.ID]
-		v.queues = append(v.queues, q)
-		c.got[i] = diff.Claimed{NodeID: v.node.ID, Binding: q.Binding, Won: true}
+		t.at.queues = append(t.at.queues, t.queue)
+		c.got[t.claim] = diff.Claimed{NodeID: t.at.node.ID, Binding: t.Binding, Won: true}
 	}
-	return open
+	slices.Sort(open)
+	return open, nil
 }
 
-// read reads nodes by id.
-func (t tx) read(ids []string) (map[string]*vertex, error) {
-	rows, err := t.run(lookupQuery, params{"ids": ids})
+func (t trial) params() params {
+	p := params{
+		"node_id": t.at.node.ID, "topic": t.Topic, "compute_key": t.ComputeKey,
+		"code_hash": t.CodeHash, "schema_hash": t.SchemaHash, "ordinal": t.ordinal,
+	}
+	if t.at.missing != nil {
+		p["node"] = t.at.missing
+	}
+	if t.at.node.Interval != nil {
+		p["interval"] = *t.at.node.Interval
+	}
+	return p
+}
+
+// lockAndRead locks nodes and reads those that are there.
+func (t tx) lockAndRead(ids []string) (map[string]*vertex, error) {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	rows, err := t.run(lockAndReadQuery, params{"ids": slices.Compact(ids)})
 	if err != nil {
 		return nil, err
 	}
@@ -282,21 +270,12 @@ func (t tx) read(ids []string) (map[string]*vertex, error) {
 	return known, nil
 }
 
-// lockAndRead locks nodes and reads those that are there.
-func (t tx) lockAndRead(ids []string) (map[string]*vertex, error) {
-	if err := t.lock(nodeLock, ids); err != nil {
-		return nil, err
-	}
-	return t.read(ids)
-}
-
 func nodesOf(queues []diff.Claimed) []string {
 	ids := make([]string, len(queues))
 	for i, q := range queues {
 		ids[i] = q.NodeID
 	}
-	slices.Sort(ids)
-	return slices.Compact(ids)
+	return ids
 }
 
 // confirmQuery turns claims into queues that everybody sees.
@@ -331,6 +310,7 @@ func (s *Neo4j) Confirm(ctx context.Context, queues []diff.Claimed) ([]bool, err
 	}
 	for _, v := range c.known {
 		s.cache.put(era, v.node)
+		s.tags.forget(v.node)
 	}
 	if c.gone {
 		return c.fresh, diff.ErrGone
@@ -449,8 +429,10 @@ func (s *Neo4j) Record(ctx context.Context, f diff.Findings) error {
 	}
 	marked := idsOf(slices.Concat(f.Bound, f.Buffering))
 	return s.write(ctx, "record", func(tx tx) error {
-		if err := tx.lock(nodeLock, marked); err != nil {
-			return err
+		if len(marked) > 0 {
+			if _, err := tx.lockAndRead(marked); err != nil {
+				return err
+			}
 		}
 		for _, step := range steps {
 			if _, err := tx.run(step.cypher, step.params); err != nil {

@@ -1,0 +1,192 @@
+package nodestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"qmtl.internal/plumbline/ref/dagmanager/diff"
+	"qmtl.internal/plumbline/scenarios/contract"
+)
+
+// asker counts how often a question reaches the database.
+type asker struct {
+	*answers
+	asked int
+}
+
+func (a *asker) ask(t *testing.T, q question) string {
+	t.Helper()
+	got, err := a.get(t.Context(), q, func() ([]contract.QueueRef, error) {
+		a.asked++
+		return []contract.QueueRef{{Queue: fmt.Sprint("t", a.asked)}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got[0].Queue
+}
+
+func newAsker() (*asker, *time.Time) {
+	now := time.Unix(0, 0)
+	a := &asker{answers: newAnswers(time.Second)}
+	a.now = func() time.Time { return now }
+	return a, &now
+}
+
+func TestAnswersAreKeptForAMoment(t *testing.T) {
+	a, now := newAsker()
+	any, all := question{[]string{"x", "y"}, 60, false}, question{[]string{"x", "y"}, 60, true}
+	for _, c := range []struct {
+		q    question
+		wait time.Duration
+		want string
+	}{
+		{any, 0, "t1"}, {question{[]string{"y", "x"}, 60, false}, 0, "t1"}, {all, 0, "t2"},
+		{question{[]string{"x y"}, 60, false}, 0, "t3"}, {question{any.tags, 30, false}, 0, "t4"},
+		{any, 999 * time.Millisecond, "t1"}, {any, time.Millisecond, "t5"},
+	} {
+		*now = now.Add(c.wait)
+		if got := a.ask(t, c.q); got != c.want {
+			t.Errorf("%+v: %s, want %s", c.q, got, c.want)
+		}
+	}
+}
+
+func TestAnswersForgetWhatANodeChanges(t *testing.T) {
+	sixty := int64(60)
+	node := &diff.Node{Interval: &sixty, Tags: []string{"x"}}
+	for _, c := range []struct {
+		q      question
+		forget bool
+	}{
+		{question{[]string{"x", "y"}, 60, false}, true}, {question{[]string{"x", "y"}, 60, true}, false},
+		{question{[]string{"x"}, 60, true}, true}, {question{[]string{"x"}, 30, false}, false}, {question{[]string{"z"}, 60, false}, false},
+	} {
+		a, _ := newAsker()
+		a.ask(t, c.q)
+		a.forget(node)
+		a.forget(&diff.Node{Tags: []string{"x"}})
+		a.ask(t, c.q)
+		if (a.asked == 2) != c.forget {
+			t.Errorf("%+v: asked %d times", c.q, a.asked)
+		}
+	}
+}
+
+func TestAnswersAreBounded(t *testing.T) {
+	a, _ := newAsker()
+	for i := range 3 * mostAnswers {
+		a.ask(t, question{[]string{fmt.Sprint(i)}, 60, false})
+	}
+	if len(a.byKey) > mostAnswers {
+		t.Errorf("%d answers kept", len(a.byKey))
+	}
+}
+
+// A node that comes while a question is asked is not missing from later answers.
+func TestANodeThatComesWhileAskedIsNotMissed(t *testing.T) {
+	a, sixty := newAnswers(time.Hour), int64(60)
+	q := question{[]string{"x"}, 60, false}
+	old, err := a.get(t.Context(), q, func() ([]contract.QueueRef, error) {
+		a.forget(&diff.Node{Interval: &sixty, Tags: []string{"x"}})
+		return nil, nil
+	})
+	now, _ := a.get(t.Context(), q, func() ([]contract.QueueRef, error) { return []contract.QueueRef{{Queue: "new"}}, nil })
+	if len(old) != 0 || err != nil || len(now) != 1 {
+		t.Errorf("first %v, %v; then %v", old, err, now)
+	}
+}
+
+// Callers at once share one question; one that leaves does not take the others along.
+func TestCallersShareAQuestion(t *testing.T) {
+	a, q := newAnswers(time.Hour), question{[]string{"x"}, 60, false}
+	leaving, leave := context.WithCancel(t.Context())
+	begun := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := a.get(leaving, q, func() ([]contract.QueueRef, error) {
+			close(begun)
+			<-leaving.Done()
+			return nil, leaving.Err()
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("who left: %v", err)
+		}
+	})
+	<-begun
+	var mu sync.Mutex
+	asked := 0
+	for range 8 {
+		wg.Go(func() {
+			got, err := a.get(t.Context(), q, func() ([]contract.QueueRef, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				asked++
+				return []contract.QueueRef{{Queue: "t"}}, nil
+			})
+			if err != nil || len(got) != 1 {
+				t.Errorf("%v, %v", got, err)
+			}
+		})
+	}
+	leave()
+	wg.Wait()
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
+func TestErrorsAreNotKept(t *testing.T) {
+	a, _ := newAsker()
+	q := question{[]string{"x"}, 60, false}
+	if _, err := a.get(t.Context(), q, func() ([]contract.QueueRef, error) { return nil, ErrUnavailable }); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("error %v", err)
+	}
+	if got := a.ask(t, q); got != "t1" {
+		t.Errorf("after an error: %s", got)
+	}
+}
+
+func ready(id string) *diff.Node {
+	return &diff.Node{ID: id, HasQueue: true, Topic: id, Bindings: []diff.Binding{{Topic: id, Ready: true}}}
+}
+
+func TestCacheKeepsTheLastUsed(t *testing.T) {
+	c, now := newCache(2, time.Minute), time.Unix(0, 0)
+	c.now = func() time.Time { return now }
+	c.put(c.begin(), ready("a"))
+	c.put(c.begin(), ready("b"))
+	c.get([]string{"a"})
+	c.put(c.begin(), ready("c"))
+	found, missing := c.get([]string{"a", "b", "c"})
+	if found[0] == nil || found[1] != nil || found[2] == nil || len(missing) != 1 || c.count() != 2 {
+		t.Errorf("found %v, missing %v, %d kept", found, missing, c.count())
+	}
+	now = now.Add(time.Minute + 1)
+	if _, missing := c.get([]string{"a", "c"}); len(missing) != 2 {
+		t.Errorf("after its age: missing %v", missing)
+	}
+}
+
+func TestCacheTakesOnlyWhatLasts(t *testing.T) {
+	open, foreign, bare := ready("open"), ready("foreign"), &diff.Node{ID: "bare"}
+	open.Bindings = append(open.Bindings, diff.Binding{Topic: "t"})
+	foreign.Topic = "by others"
+	c := newCache(10, time.Minute)
+	for _, n := range []*diff.Node{open, foreign, bare, ready("ready")} {
+		c.put(c.begin(), n)
+	}
+	if _, missing := c.get([]string{"open", "foreign", "bare", "ready"}); len(missing) != 3 {
+		t.Errorf("missing %v", missing)
+	}
+	before := c.begin()
+	c.clear()
+	c.put(before, ready("late"))
+	if c.count() != 0 {
+		t.Errorf("%d kept of what was read before all was forgotten", c.count())
+	}
+}
