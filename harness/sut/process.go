@@ -247,7 +247,8 @@ func (p *process) end(giveUp <-chan struct{}) error {
 		return nil // that was told when it ended
 	}
 	p.asked.Store(true)
-	_ = syscall.Kill(p.pid, syscall.SIGTERM) // gone meanwhile is as good
+	_ = syscall.Kill(p.pid, syscall.SIGTERM)  // gone meanwhile is as good
+	_ = syscall.Kill(-p.pid, syscall.SIGCONT) // one that a fault has paused could not hear it
 	limit := time.NewTimer(p.spec.stopWithin())
 	defer limit.Stop()
 	select {
