@@ -11,12 +11,12 @@ import (
 
 // Running tells where the servers of Up listen. "" means that there is none.
 type Running struct {
-	Provider, Reason      string
-	Kafka, Redis, Neo4j   string
-	Endpoints             sut.Endpoints
-	Processes             []sut.Process
-	Logs                  string // folder
-	CommitLog, TopicsName string // topic of the commit log; prefix of the control topics
+	Provider, Reason    string
+	Kafka, Redis, Neo4j string
+	Endpoints           sut.Endpoints
+	Processes           []sut.Process
+	Logs                string // folder
+	CommitLog           string // topic
 }
 
 // Up starts backends and a SUT, calls show once with their addresses, and stops
@@ -55,7 +55,7 @@ func up(ctx context.Context, c *checked, provider backend.Provider, logs string,
 		undo.Add(in.Stop)
 		show(Running{
 			Provider: set.Kind, Reason: set.Reason, Kafka: set.Kafka, Redis: set.Redis, Neo4j: set.Neo4j,
-			Endpoints: in.Endpoints(), Processes: in.Processes(), Logs: logs, CommitLog: set.Topic(commitLog), TopicsName: set.Prefix,
+			Endpoints: in.Endpoints(), Processes: in.Processes(), Logs: logs, CommitLog: set.Topic(commitLog),
 		})
 		select {
 		case <-ctx.Done():

@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"log/slog"
 	"path/filepath"
@@ -71,7 +70,7 @@ func (a *app) measure(stages ...string) func(*cobra.Command, []string) error {
 		if run == nil || isUsage(err) {
 			return err
 		}
-		return a.conclude(cmd.Context(), ask, run, err)
+		return a.conclude(ask, run, err)
 	}
 }
 
@@ -84,7 +83,7 @@ func (a *app) logger() *slog.Logger {
 
 // conclude judges a record that was just made and shows the answer. What broke
 // the run is in the record, and so in the answer.
-func (a *app) conclude(_ context.Context, ask *question, run *record.Run, broke error) error {
+func (a *app) conclude(ask *question, run *record.Run, broke error) error {
 	dir := harness.Dir(a.flags.artifacts, run.ID)
 	base := ask.baseFor(run)
 	if base.Run == nil {

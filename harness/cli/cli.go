@@ -117,7 +117,8 @@ func (a *app) root() *cobra.Command {
 			return err
 		}
 		a.began = true
-		return a.flags.locate(a.Executable)
+		a.flags.locate(a.Executable)
+		return nil
 	}
 	a.flags.places(root.PersistentFlags())
 	root.AddCommand(a.bench(), a.contract(), a.load(), a.judge(), a.report(), a.accept(), a.complexity(), a.up(), a.version())

@@ -79,13 +79,13 @@ func (f *flags) answers(fs *pflag.FlagSet) {
 }
 
 // locate fills the places that were not given.
-func (f *flags) locate(executable string) error {
+func (f *flags) locate(executable string) {
 	if f.root == "" {
 		f.root = findRoot(executable)
 	}
 	for _, d := range []struct {
-		flag     *string
-		default_ string
+		flag      *string
+		otherwise string
 	}{
 		{&f.artifacts, filepath.Join(f.root, ".artifacts")},
 		{&f.binDir, filepath.Dir(executable)},
@@ -94,10 +94,9 @@ func (f *flags) locate(executable string) error {
 		{&f.complexityBaseline, filepath.Join(f.root, "baselines", "complexity", "plumbline.json")},
 	} {
 		if *d.flag == "" {
-			*d.flag = d.default_
+			*d.flag = d.otherwise
 		}
 	}
-	return nil
 }
 
 // findRoot looks for the tree around the working directory, then around the
