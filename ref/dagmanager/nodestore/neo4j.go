@@ -21,7 +21,7 @@ import (
 var ErrUnavailable = errors.New("the graph database is not available")
 
 // ErrRefused says that the graph database answered, and did not let us in.
-var ErrRefused = errors.New("the graph database refuses us")
+var ErrRefused = errors.New("the graph database refuses our user")
 
 // Neo4jOptions are the settings of a Neo4j store. A zero field takes its
 // default, except where it says otherwise.
@@ -100,6 +100,7 @@ type Neo4j struct {
 	outages   atomic.Uint64 // begins with 1
 	seen      atomic.Uint64 // the outages when the schema was looked at last
 	preparing chan struct{} // held by who looks at the schema
+	away      atomic.Bool   // an outage was logged, and its end was not
 }
 
 // OpenNeo4j returns a store that has not spoken to the database yet: one that
@@ -314,12 +315,20 @@ func (s *Neo4j) explain(ctx context.Context, what string, err error) error {
 	case ctx.Err() != nil: // the caller's own time is up
 		return fmt.Errorf("neo4j: %s: %w", what, context.Cause(ctx))
 	case errors.As(err, &answer) && answer.HasSecurityCode(), as[*neo4j.InvalidAuthenticationError](err):
-		return fmt.Errorf("neo4j: %s: %w: %w", what, ErrRefused, err)
+		return s.missing(fmt.Errorf("neo4j: %s: %w: %w", what, ErrRefused, err))
 	case absent(err):
-		s.outages.Add(1)
-		return fmt.Errorf("neo4j: %s: %w: %w", what, ErrUnavailable, err)
+		return s.missing(fmt.Errorf("neo4j: %s: %w: %w", what, ErrUnavailable, err))
 	case answer != nil, as[*neo4j.UsageError](err):
 		return fmt.Errorf("neo4j: %s: %w", what, err)
+	}
+	return err
+}
+
+// missing takes down an outage, and says so once.
+func (s *Neo4j) missing(err error) error {
+	s.outages.Add(1)
+	if !s.away.Swap(true) {
+		s.opts.Log.Warn("graph database missed", "error", err)
 	}
 	return err
 }

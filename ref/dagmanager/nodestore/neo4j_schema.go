@@ -135,5 +135,8 @@ func (s *Neo4j) prepare(ctx context.Context) error {
 		s.opts.Log.Info("graph schema made", "objects", slices.Clip(made))
 	}
 	s.seen.Store(outages)
+	if s.away.Swap(false) {
+		s.opts.Log.Info("graph database is back")
+	}
 	return nil
 }
