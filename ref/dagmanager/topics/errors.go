@@ -34,3 +34,15 @@ func (e *RefusedError) Error() string {
 }
 
 func (e *RefusedError) Unwrap() error { return e.Err }
+
+// BusyError says that the broker wants to be asked about a topic again later.
+// It is ErrUnavailable.
+type BusyError struct {
+	Topic string
+	Err   error
+}
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("topic %s: the broker is busy: %v", e.Topic, e.Err)
+}
+func (e *BusyError) Unwrap() []error { return []error{ErrUnavailable, e.Err} }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -38,6 +37,7 @@ func AdminOptions(seeds []string, timeout time.Duration) []kgo.Opt {
 		kgo.RetryTimeout(timeout / 2),
 		kgo.RequestRetries(4),
 		kgo.RequestTimeoutOverhead(timeout),
+		kgo.MetadataMinAge(10 * time.Millisecond), // else what it said last of a topic is repeated for 5 s
 	}
 }
 
@@ -97,71 +97,36 @@ func entriesOf(all kadm.ResourceConfigs, name string) map[string]string {
 	return entries
 }
 
-// Create implements Broker. What the broker asks to be tried again is tried
-// again, with growing pauses, within ctx.
+// Create implements Broker.
 func (k *Kafka) Create(ctx context.Context, specs []Spec) ([]error, error) {
 	errs := make([]error, len(specs))
-	var todo []int
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.TimeoutMillis = millisLeft(ctx)
+	place := make(map[string]int, len(specs))
 	for i, s := range specs {
 		if err := contract.CheckTopicName(s.Name); err != nil {
 			errs[i] = &NameError{err}
 			continue
 		}
-		todo = append(todo, i)
+		req.Topics = append(req.Topics, request(s))
+		place[s.Name] = i
 	}
-	for attempt := 0; len(todo) > 0 && attempt < createAttempts; attempt++ {
-		if attempt > 0 && !pause(ctx, createPause<<(attempt-1)) {
-			break
-		}
-		if err := k.createOnce(ctx, specs, todo, errs); err != nil {
-			return nil, err
-		}
-		todo = slices.DeleteFunc(todo, func(i int) bool { return !kerr.IsRetriable(errs[i]) })
-	}
-	for i, err := range errs {
-		errs[i] = verdictOf(specs[i], err)
-	}
-	return errs, nil
-}
-
-const (
-	createAttempts = 5
-	createPause    = 100 * time.Millisecond
-)
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// createOnce asks for the specs at the places todo and sets their errors.
-func (k *Kafka) createOnce(ctx context.Context, specs []Spec, todo []int, errs []error) error {
-	req := kmsg.NewPtrCreateTopicsRequest()
-	req.TimeoutMillis = millisLeft(ctx)
-	place := make(map[string]int, len(todo))
-	for _, i := range todo {
-		req.Topics = append(req.Topics, request(specs[i]))
-		place[specs[i].Name] = i
+	if len(place) == 0 {
+		return errs, nil
 	}
 	resp, err := req.RequestWith(ctx, k.client)
 	if err != nil {
-		return failure("create topics", err)
+		return nil, failure("create topics", err)
 	}
-	for _, i := range todo {
-		errs[i] = kerr.UnknownServerError // until the answer says better
+	for _, i := range place {
+		errs[i] = verdictOf(specs[i], kerr.UnknownServerError) // until the answer says better
 	}
 	for _, t := range resp.Topics {
 		if i, asked := place[t.Topic]; asked {
-			errs[i] = kerr.ErrorForCode(t.ErrorCode)
+			errs[i] = verdictOf(specs[i], kerr.ErrorForCode(t.ErrorCode))
 		}
 	}
-	return nil
+	return errs, nil
 }
 
 func request(s Spec) kmsg.CreateTopicsRequestTopic {
@@ -188,10 +153,9 @@ func millisLeft(ctx context.Context) int32 {
 
 // verdictOf says what a broker's answer about one topic means.
 func verdictOf(s Spec, err error) error {
-	var named *NameError
 	switch {
-	case err == nil, errors.As(err, &named):
-		return err
+	case err == nil:
+		return nil
 	case errors.Is(err, kerr.TopicAlreadyExists):
 		return ErrExists
 	case errors.Is(err, kerr.InvalidTopicException):
@@ -199,7 +163,7 @@ func verdictOf(s Spec, err error) error {
 	case errors.Is(err, kerr.InvalidReplicationFactor):
 		return &RefusedError{s.Name, fmt.Sprintf("it wants %d replicas; with fewer brokers set --replication", s.Replication), err}
 	case kerr.IsRetriable(err):
-		return fmt.Errorf("topic %s: %w: %w", s.Name, ErrUnavailable, err)
+		return &BusyError{s.Name, err}
 	default:
 		return &RefusedError{Topic: s.Name, Err: err}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sony/gobreaker/v2"
 
+	"qmtl.internal/plumbline/ref/dagmanager/batch"
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
 )
 
@@ -25,7 +26,11 @@ type Options struct {
 	TripAfter   int           // consecutive failures that open the breaker; 3
 	HalfOpen    time.Duration // pause before an open breaker tries again; 1 s
 	OnOpen      func()        // called when the breaker opens; may be nil
-	Log         *slog.Logger  // nil logs nothing
+	// Batch is the most topics of one request to the broker; 200. A controller
+	// takes no more than 10,000 records of metadata at once, six of them for a
+	// topic of ours, and answers others meanwhile.
+	Batch int
+	Log   *slog.Logger // nil logs nothing
 }
 
 func (o Options) withDefaults() Options {
@@ -33,6 +38,7 @@ func (o Options) withDefaults() Options {
 	set(&o.RefreshAge, time.Minute)
 	set(&o.TripAfter, 3)
 	set(&o.HalfOpen, time.Second)
+	set(&o.Batch, 200)
 	if o.OnOpen == nil {
 		o.OnOpen = func() {}
 	}
@@ -51,10 +57,15 @@ func set[T comparable](field *T, value T) {
 
 // Session is a conversation with one broker about topics, shared by all diffs.
 // It is safe for concurrent use and holds no lock while it waits for the broker.
+//
+// A broker takes as long for one new topic as for fifty, and makes them one
+// request after the other. So what diffs want while a request is on its way goes
+// with the next one.
 type Session struct {
 	broker  Broker
 	opts    Options
 	breaker *gobreaker.CircuitBreaker[any]
+	orders  *batch.Group[*order]
 
 	mu       sync.Mutex
 	view     view
@@ -65,6 +76,7 @@ type Session struct {
 // NewSession returns a session that has not spoken to the broker yet.
 func NewSession(b Broker, o Options) *Session {
 	s := &Session{broker: b, opts: o.withDefaults(), renewing: make(chan struct{}, 1)}
+	s.orders = batch.New(s.opts.Batch, s.work)
 	s.breaker = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 		Name:        "kafka-admin",
 		MaxRequests: 1,
@@ -125,9 +137,11 @@ func (s *Session) load(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		next := viewOf(all)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.view = s.view.renewed(all)
+		next.learn(s.view)
+		s.view = next
 		s.loaded = true
 		return nil
 	})
@@ -149,6 +163,17 @@ func (s *Session) Run(ctx context.Context) {
 	}
 }
 
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // jitter keeps several processes from asking at once.
 func jitter(d time.Duration) time.Duration {
 	return d - d/10 + time.Duration(rand.Int64N(int64(d)/5+1))
@@ -167,13 +192,23 @@ func (s *Session) Fit(t diff.Topic) diff.Fit {
 	defer s.mu.Unlock()
 	has := s.view.find(t.Name)
 	switch {
-	case has == nil || has.making != nil:
+	case has == nil || !has.exists:
 		return diff.Absent
 	case has.foreign || !configs[t.Kind].Fits(has.shape):
 		return diff.Foreign
 	default:
 		return diff.Same
 	}
+}
+
+// order is a topic that somebody asks the broker about: to make it or, when it
+// exists, to look at it. Whoever needs the same topic waits for the same order.
+type order struct {
+	Spec
+	exists bool
+	done   chan struct{}
+	err    error // set when done is closed
+	answer error // of the last request; it may be worth another one
 }
 
 // Ensure implements diff.Topics. A name that equals another but for case is a
@@ -185,24 +220,20 @@ func (s *Session) Ensure(ctx context.Context, wanted []diff.Topic) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.reserve(specs)
+	mine, all, err := s.reserve(specs)
 	if err != nil {
 		return err
 	}
-	if err := s.make(ctx, p); err != nil {
-		return err
-	}
-	for _, m := range p.others {
+	s.fulfil(mine)
+	for _, o := range all {
 		select {
-		case <-m.done:
-			if m.err != nil {
-				return m.err
-			}
+		case <-o.done:
+			err = cmp.Or(err, o.err)
 		case <-ctx.Done():
-			return ctx.Err()
+			return cmp.Or(err, ctx.Err())
 		}
 	}
-	return nil
+	return err
 }
 
 func (s *Session) specs(wanted []diff.Topic) ([]Spec, error) {
@@ -220,178 +251,175 @@ func (s *Session) specs(wanted []diff.Topic) ([]Spec, error) {
 	return specs, nil
 }
 
-// parts are the topics that a call makes itself, those that exist and were never
-// looked at, and those that somebody else is making.
-type parts struct {
-	mine, look []Spec
-	others     []*making
-}
-
-// reserve parts the specs. Those to be made are in the view from now on, so that
-// nobody else makes them or takes a name like theirs.
-func (s *Session) reserve(specs []Spec) (parts, error) {
+// reserve gives the orders of the specs that there is anything to do about, and
+// those among them that are the caller's to fulfil. Topics to be made are in the
+// view from now on, so that nobody else makes them or takes a name like theirs.
+func (s *Session) reserve(specs []Spec) (mine, all []*order, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var p parts
 	for _, spec := range specs {
 		if near := s.view.near(spec.Name); len(near) > 0 {
 			err := &CollisionError{Topic: spec.Name, Others: near}
-			s.unmake(p.mine, err)
-			return parts{}, err
+			for _, o := range mine {
+				s.settle(o, err)
+			}
+			return nil, nil, err
 		}
 		has := s.view.find(spec.Name)
-		switch {
-		case has == nil:
-			s.view.add(spec.Name, Shape{Partitions: spec.Partitions, Replication: spec.Replication}).making =
-				&making{done: make(chan struct{})}
-			p.mine = append(p.mine, spec)
-		case has.making != nil:
-			p.others = append(p.others, has.making)
-		case !has.verified:
-			p.look = append(p.look, spec)
+		if has == nil {
+			has = s.view.add(spec.Name, Shape{Partitions: spec.Partitions, Replication: spec.Replication})
+		}
+		if has.order == nil && !has.verified {
+			has.order = &order{Spec: spec, exists: has.exists, done: make(chan struct{})}
+			mine = append(mine, has.order)
+		}
+		if has.order != nil {
+			all = append(all, has.order)
 		}
 	}
-	return p, nil
+	return mine, all, nil
 }
 
-// unmake gives up what reserve took. The caller holds the lock.
-func (s *Session) unmake(specs []Spec, err error) {
-	for _, spec := range specs {
-		m := s.view.find(spec.Name).making
-		s.view.remove(spec.Name)
-		m.err = err
-		close(m.done)
+const (
+	orderAttempts = 5
+	orderPause    = 100 * time.Millisecond
+)
+
+// fulfil settles orders, with those of others. What the broker asks to be tried
+// again is tried again after growing pauses, which hold up nobody else.
+func (s *Session) fulfil(orders []*order) {
+	for attempt := 0; len(orders) > 0; attempt++ {
+		if attempt > 0 {
+			time.Sleep(orderPause << (attempt - 1))
+		}
+		s.orders.Do(orders)
+		var again []*order
+		s.mu.Lock()
+		for _, o := range orders {
+			if errors.As(o.answer, new(*BusyError)) && attempt+1 < orderAttempts {
+				again = append(again, o)
+			} else {
+				s.settle(o, o.answer)
+			}
+		}
+		s.mu.Unlock()
+		orders = again
 	}
 }
 
-// make creates and looks, then tells who waits. A topic that came into being
-// meanwhile is looked at.
-func (s *Session) make(ctx context.Context, p parts) error {
-	errs, err := s.create(ctx, p.mine)
-	look := p.look
-	for i, spec := range p.mine {
-		if errors.Is(errs[i], ErrExists) {
-			look = append(look, spec)
+// work answers orders of any callers: what is to be made with one request, and
+// what exists with another. A topic that came into being meanwhile is looked at.
+func (s *Session) work(orders []*order) {
+	var create, look []*order
+	for _, o := range orders {
+		if o.exists {
+			look = append(look, o)
+		} else {
+			create = append(create, o)
 		}
 	}
-	found, lookErr := s.look(ctx, look)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var first error
-	for i, spec := range p.mine {
-		outcome := cmp.Or(err, errs[i])
-		if errors.Is(outcome, ErrExists) {
-			outcome = cmp.Or(lookErr, found[spec.Name])
+	s.create(create)
+	for _, o := range create {
+		if errors.Is(o.answer, ErrExists) {
+			look = append(look, o)
 		}
-		s.settle(spec, outcome)
-		first = cmp.Or(first, outcome)
 	}
-	for _, spec := range p.look {
-		outcome := cmp.Or(lookErr, found[spec.Name])
-		s.note(spec, outcome)
-		first = cmp.Or(first, outcome)
-	}
-	return first
+	s.look(look)
 }
 
-// create makes the specs. An error for all is returned apart from those of
-// single topics.
-func (s *Session) create(ctx context.Context, specs []Spec) ([]error, error) {
-	errs := make([]error, len(specs))
-	if len(specs) == 0 {
-		return errs, nil
+// talk has one conversation about all of the orders: tell answers each. What
+// goes wrong with all is told to all.
+func (s *Session) talk(orders []*order, tell func(context.Context, []Spec) error) {
+	if len(orders) == 0 {
+		return
 	}
-	err := s.call(ctx, time.Duration(len(specs))*perTopic, func(ctx context.Context) error {
-		got, err := s.broker.Create(ctx, specs)
-		if err != nil {
-			return err
+	specs := make([]Spec, len(orders))
+	for i, o := range orders {
+		specs[i], o.answer = o.Spec, nil
+	}
+	if err := s.call(context.Background(), time.Duration(len(specs))*perTopic, func(ctx context.Context) error {
+		return tell(ctx, specs)
+	}); err != nil {
+		for _, o := range orders {
+			o.answer = cmp.Or(o.answer, err)
 		}
-		copy(errs, got)
-		return firstFailure(got)
-	})
-	if firstFailure(errs) != nil {
-		err = nil // it is told topic by topic
 	}
-	return errs, err
 }
 
 // perTopic is what a broker may take for each topic of a large request.
 const perTopic = 2 * time.Millisecond
 
-// firstFailure shows the breaker that single topics failed for want of a broker.
-func firstFailure(errs []error) error {
-	for _, err := range errs {
-		if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrTimeout) {
+func (s *Session) create(orders []*order) {
+	s.talk(orders, func(ctx context.Context, specs []Spec) error {
+		errs, err := s.broker.Create(ctx, specs)
+		if err != nil {
 			return err
 		}
+		for i, o := range orders {
+			o.answer = errs[i]
+		}
+		return allFailed(errs)
+	})
+}
+
+// allFailed shows the breaker that nothing was made for want of a broker.
+func allFailed(errs []error) error {
+	for _, err := range errs {
+		if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrTimeout) {
+			return nil
+		}
 	}
-	return nil
+	return errs[0]
 }
 
 // look compares topics that exist with what we would make.
-func (s *Session) look(ctx context.Context, specs []Spec) (map[string]error, error) {
-	if len(specs) == 0 {
-		return nil, nil
-	}
-	wrong := make(map[string]error, len(specs))
-	names := make([]string, len(specs))
-	for i, spec := range specs {
-		names[i] = spec.Name
-	}
-	err := s.call(ctx, time.Duration(len(specs))*perTopic, func(ctx context.Context) error {
+func (s *Session) look(orders []*order) {
+	s.talk(orders, func(ctx context.Context, specs []Spec) error {
+		names := make([]string, len(specs))
+		for i, spec := range specs {
+			names[i] = spec.Name
+		}
 		has, err := s.broker.Describe(ctx, names)
 		if err != nil {
 			return err
 		}
-		for _, spec := range specs {
-			wrong[spec.Name] = s.judge(spec, has)
+		for _, o := range orders {
+			o.answer = s.judge(o.Spec, has)
+			o.exists = !errors.Is(o.answer, ErrMissing)
 		}
 		return nil
 	})
-	return wrong, err
 }
 
-// judge forgives what an override asked for.
+// judge forgives what an override asked for. A topic that exists and is not
+// found was deleted meanwhile, or made so lately that the broker does not show
+// it yet: it is to be asked for again.
 func (s *Session) judge(spec Spec, has map[string]Shape) error {
 	want := spec.Config
 	if s.opts.Replication > 0 {
 		want.Replication = 0
 	}
 	shape, there := has[spec.Name]
-	if !there { // deleted meanwhile: the next diff makes it
-		return fmt.Errorf("topic %s: %w: %w", spec.Name, ErrUnavailable, ErrMissing)
+	if !there {
+		return &BusyError{spec.Name, ErrMissing}
 	}
 	return compare(spec.Name, want, shape)
 }
 
-// settle ends the making of a topic. The caller holds the lock.
-func (s *Session) settle(spec Spec, outcome error) {
-	has := s.view.find(spec.Name)
-	m := has.making
-	has.making = nil
-	m.err = outcome
-	close(m.done)
-	var mismatch *MismatchError
-	if outcome != nil && !errors.As(outcome, &mismatch) {
-		s.view.remove(spec.Name)
-		return
-	}
-	s.note(spec, outcome)
-}
-
-// note keeps what was learned about a topic that exists. The caller holds the lock.
-func (s *Session) note(spec Spec, wrong error) {
-	has := s.view.find(spec.Name)
-	if has == nil { // renewed away meanwhile
-		return
-	}
+// settle ends an order, tells who waits and keeps what was learned of the topic.
+// The caller holds the lock.
+func (s *Session) settle(o *order, outcome error) {
+	has := s.view.find(o.Name)
+	has.order = nil
+	o.err = outcome
+	close(o.done)
 	var mismatch *MismatchError
 	switch {
-	case wrong == nil:
-		has.verified = true
-	case errors.As(wrong, &mismatch):
-		has.foreign = true
-	case errors.Is(wrong, ErrMissing):
-		s.view.remove(spec.Name)
+	case outcome == nil:
+		has.verified, has.exists = true, true
+	case errors.As(outcome, &mismatch):
+		has.foreign, has.exists = true, true
+	case errors.Is(outcome, ErrMissing) || !has.exists:
+		s.view.remove(o.Name)
 	}
 }

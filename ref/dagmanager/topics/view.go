@@ -15,39 +15,34 @@ type view struct {
 type known struct {
 	name     string
 	shape    Shape
-	making   *making // somebody is making it right now
-	verified bool    // we made it or compared it
-	foreign  bool    // we compared it, and it is made in another way
+	exists   bool   // the broker has said so
+	order    *order // somebody asks the broker about it right now
+	verified bool   // we made it or compared it
+	foreign  bool   // we compared it, and it is made in another way
 }
 
-// making is one topic on its way. err is set when done is closed.
-type making struct {
-	done chan struct{}
-	err  error
-}
-
-// renewed is the view of a new list. What was learned about a topic stays, and
-// so do topics on their way.
-func (v view) renewed(all map[string]Shape) view {
-	next := view{byFold: make(map[string][]*known, len(all))}
+// viewOf is the view of a list of topics.
+func viewOf(all map[string]Shape) view {
+	v := view{byFold: make(map[string][]*known, len(all))}
 	for name, shape := range all {
-		next.add(name, shape)
+		v.add(name, shape).exists = true
 	}
-	for _, list := range v.byFold {
-		for _, old := range list {
-			next.learn(old)
-		}
-	}
-	return next
+	return v
 }
 
-func (v *view) learn(old *known) {
-	k := v.find(old.name)
-	if k == nil && old.making != nil {
-		k = v.add(old.name, old.shape)
-	}
-	if k != nil {
-		k.making, k.verified, k.foreign = old.making, old.verified, old.foreign
+// learn keeps what an older view knew of topics that are still there. So do
+// topics on their way.
+func (v *view) learn(old view) {
+	for _, list := range old.byFold {
+		for _, was := range list {
+			k := v.find(was.name)
+			if k == nil && was.order != nil {
+				k = v.add(was.name, was.shape)
+			}
+			if k != nil {
+				k.order, k.verified, k.foreign = was.order, was.verified, was.foreign
+			}
+		}
 	}
 }
 
