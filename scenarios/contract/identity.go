@@ -79,6 +79,13 @@ func hexID(sum []byte) string {
 	return string(hex.AppendEncode(id, sum))
 }
 
+// IsHashID says whether id is HashID of data.
+func IsHashID(id string, data []byte) bool {
+	sum := blake3.Sum256(data)
+	var room [len(NodeIDPrefix) + 2*len(sum)]byte
+	return id == string(hex.AppendEncode(append(room[:0], NodeIDPrefix...), sum[:]))
+}
+
 // NodeIDAvoiding gives the id of preimage, or, while taken says that it is in
 // use, the next of the 64-byte ids over preimage and a counter (gateway.md 2.4,
 // collision rule).
@@ -285,8 +292,16 @@ const usualDAG = 12 << 10
 // SHA-256 of the DAG with sorted keys, spaced separators and ASCII escapes
 // (gateway.md 2.6).
 func DAGHash(dag pyjson.Value) string {
-	sum := sha256.Sum256(pyjson.Append(make([]byte, 0, usualDAG), dag, pyjson.Spaced|pyjson.Sorted|pyjson.ASCII))
-	return hex.EncodeToString(sum[:])
+	hash, _ := DAGHashIn(make([]byte, 0, usualDAG), dag)
+	return hash
+}
+
+// DAGHashIn is DAGHash that uses room, which it overwrites and gives back, for
+// what it needs in between.
+func DAGHashIn(room []byte, dag pyjson.Value) (hash string, _ []byte) {
+	room = pyjson.Append(room[:0], dag, pyjson.Spaced|pyjson.Sorted|pyjson.ASCII)
+	sum := sha256.Sum256(room)
+	return hex.EncodeToString(sum[:]), room
 }
 
 // StoredDAG gives the copy of dag that is stored: a sentinel node for

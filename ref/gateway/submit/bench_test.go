@@ -49,7 +49,7 @@ func prepare(tb testing.TB, p *Pipeline, body []byte) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &submission{req: req}
+	s := &submission{req: req, record: p.buffers.get()}
 	err = p.run(tb.Context(), s, []stage{{"normalise", p.normalise}, {"context", p.context}, {"seal", p.seal}})
 	if err != nil {
 		tb.Fatal(err)

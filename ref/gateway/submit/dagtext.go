@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"slices"
+	"strings"
 	"unicode/utf8"
 	"unsafe"
 
@@ -14,9 +15,11 @@ import (
 // decodeDAG reads dag_json: base64 of JSON text, or the JSON text itself. It
 // gives the DAG, an object, and its text (gateway.md 2.2).
 func decodeDAG(sent string) (dag pyjson.Value, plain string, err error) {
-	if decoded, ok := decodeBase64(sent); ok {
-		if dag, err = pyjson.ParseString(decoded); err == nil {
-			return checkObject(dag, decoded)
+	if beginsJSON(sent) {
+		if decoded, ok := decodeBase64(sent); ok {
+			if dag, err = pyjson.ParseString(decoded); err == nil {
+				return checkObject(dag, decoded)
+			}
 		}
 	}
 	if dag, err = pyjson.ParseString(sent); err != nil {
@@ -58,14 +61,27 @@ func decodeBase64(s string) (string, bool) {
 	return unsafe.String(unsafe.SliceData(out), n), true // out is never written again
 }
 
+// beginsJSON says whether the first byte of what s decodes to can begin a JSON
+// text, so that a DAG that was sent as plain JSON is not decoded for nothing.
+func beginsJSON(s string) bool {
+	first, found := uint32(0), 0
+	for i := 0; i < len(s) && found < 2; i++ {
+		if v, in := sextet(s[i]); in {
+			first = first<<6 | v
+			found++
+		}
+	}
+	return found == 2 && strings.IndexByte(" \t\n\r{[\"-0123456789tfnNI", byte(first>>4)) >= 0
+}
+
 func decodeLenient(out []byte, s string) (n int, ok bool) {
 	var acc uint32
 	quad, pads := 0, 0
+	if strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return 0, false
+	}
 	for i := range len(s) {
 		c := s[i]
-		if c >= utf8.RuneSelf {
-			return 0, false
-		}
 		if c == '=' {
 			if quad >= 2 {
 				pads++

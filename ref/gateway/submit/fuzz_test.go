@@ -47,6 +47,25 @@ func wantSayable(t *testing.T, p *contract.Problem) {
 	}
 }
 
+// What can be told from the first byte changes nothing of what a text decodes to.
+func FuzzDAGText(f *testing.F) {
+	for _, s := range []string{
+		``, `{}`, `e30=`, ` {"nodes":[]}`, `eyJub2RlcyI6W119`, `=e30=`, `-e30`, `W10=`, `bnVsbA==`, `{"nodes":["YWJj"]}`, `IHt9`, `e`, `{"e30=":1}`, `MQ==`, "e30=é", `/ve{}30=`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, sent string) {
+		got, _, err := decodeDAG(sent)
+		want, wrong := contract.DecodeDAG(sent)
+		if (err == nil) != (wrong == nil) {
+			t.Fatalf("%q: %v, want %v", sent, err, wrong)
+		}
+		if a, b := pyjson.Append(nil, got, 0), pyjson.Append(nil, want, 0); string(a) != string(b) {
+			t.Errorf("%q: %s, want %s", sent, a, b)
+		}
+	})
+}
+
 // Recorded with Python's base64.b64decode.
 func TestBase64IsLenientLikePython(t *testing.T) {
 	for sent, want := range map[string]string{
@@ -57,7 +76,7 @@ func TestBase64IsLenientLikePython(t *testing.T) {
 			t.Errorf("decodeBase64(%q) = %q, %v; want %q", sent, got, ok, want)
 		}
 	}
-	for _, sent := range []string{"YWJ", "Y", "YWI", "YQ=", "Y===", "YWJjé", "//57fQ=="} {
+	for _, sent := range []string{"YWJ", "Y", "YWI", "YQ=", "Y===", "YWJjé", "YWI=é", "//57fQ=="} {
 		if got, ok := decodeBase64(sent); ok {
 			t.Errorf("decodeBase64(%q) = %q, want a failure", sent, got)
 		}

@@ -16,19 +16,20 @@ type findings struct {
 	missing    []contract.MissingFields
 	conflicts  []contract.SchemaConflictAt
 	mismatches []contract.IDMismatch
+	room       []byte // for pre-images
 }
 
 // identify checks the identity of every node against the contract and the sent
 // CRC (gateway.md 2.3). All findings are counted; the error is the one that
-// comes first by rank.
-func identify(nodes []pyjson.Value, sentCRC string, m *Metrics) (ids []string, crc uint32, err error) {
-	f := findings{ids: make([]string, 0, len(nodes))}
+// comes first by rank. What room holds is overwritten.
+func identify(nodes []pyjson.Value, sentCRC string, m *Metrics, room []byte) (crc uint32, err error) {
+	f := findings{ids: make([]string, 0, len(nodes)), room: room}
 	for i, n := range nodes {
 		if n.Kind() != pyjson.Object {
 			continue
 		}
 		if err := f.node(i, n, m); err != nil {
-			return nil, 0, schemaInvalid(err.Error(), pyjson.OfString("nodes"), pyjson.OfInt(int64(i)))
+			return 0, schemaInvalid(err.Error(), pyjson.OfString("nodes"), pyjson.OfInt(int64(i)))
 		}
 	}
 	crc = contract.CRC32(f.ids)
@@ -36,7 +37,7 @@ func identify(nodes []pyjson.Value, sentCRC string, m *Metrics) (ids []string, c
 	if !same {
 		m.ChecksumMismatch.Inc()
 	}
-	return f.ids, crc, f.first(same)
+	return crc, f.first(same)
 }
 
 // first gives the error that is answered: fields before conflict before
@@ -134,13 +135,15 @@ func missingFields(n pyjson.Value) ([]string, error) {
 }
 
 func (f *findings) compare(i int, n pyjson.Value, id string, m *Metrics) error {
-	want, err := contract.NodeID(n)
+	preimage, err := contract.AppendNodePreimage(f.room[:0], n)
 	if err != nil {
 		return err
 	}
-	if id == want {
+	f.room = preimage
+	if contract.IsHashID(id, preimage) {
 		return nil
 	}
+	want := contract.HashID(preimage)
 	kind := nodeType(n)
 	m.IDMismatch.With(kind).Inc()
 	if kind == contract.TagQueryType {

@@ -66,7 +66,7 @@ type Pipeline struct {
 	silent  service.Throttle
 }
 
-// buffers lends the memory of commit-log records.
+// buffers lends the memory that becomes commit-log records.
 type buffers struct{ pool sync.Pool }
 
 // largestKept is the capacity up to which a buffer is worth keeping.
@@ -104,7 +104,7 @@ type submission struct {
 	context dag.ComputeContext
 
 	claim  Registration // sealed
-	record *[]byte      // sealed: value of the commit-log record, on loan
+	record *[]byte      // on loan; sealed: value of the commit-log record, before that any stage's room
 	undo   []func(context.Context) error
 
 	owes bool      // diffed: the diff is to be repeated
@@ -113,12 +113,20 @@ type submission struct {
 	ack Ack
 }
 
+// room is memory for what a stage needs only while it runs.
+func (s *submission) room() []byte {
+	if s.record == nil {
+		s.record = new([]byte)
+	}
+	return (*s.record)[:0]
+}
+
 // Submit takes a submission to its acceptance. The error is a *contract.Problem
 // for a submission that broke a rule, else it wraps ErrRegistry, ErrCommitLog or
 // ErrPending; nothing stays behind then. Once registered, a submission is
 // finished even when ctx ends: its client will ask again and find it.
 func (p *Pipeline) Submit(ctx context.Context, req *Request) (*Ack, error) {
-	s := &submission{req: req, begun: p.Now()}
+	s := &submission{req: req, begun: p.Now(), record: p.buffers.get()}
 	err := p.submit(ctx, s)
 	if !errors.Is(err, errUnsettled) {
 		p.buffers.put(s.record)
@@ -152,12 +160,13 @@ func (p *Pipeline) submit(ctx context.Context, s *submission) error {
 // DryRun checks a submission and asks what it would be bound to. Nothing is
 // stored; the DAG Manager's diff is a real one.
 func (p *Pipeline) DryRun(ctx context.Context, req *Request) (*Ack, error) {
-	s := &submission{req: req, begun: p.Now()}
+	s := &submission{req: req, begun: p.Now(), record: p.buffers.get()}
 	err := p.run(ctx, s, []stage{
 		{"normalise", p.normalise},
 		{"context", p.context},
 		{"dryrun", p.dryRun},
 	})
+	p.buffers.put(s.record)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func (p *Pipeline) normalise(_ context.Context, s *submission) (err error) {
 	if err = checkSchema(s.dag, s.nodes); err != nil {
 		return err
 	}
-	_, s.crc, err = identify(s.nodes, s.req.CRC32, p.Metrics)
+	s.crc, err = identify(s.nodes, s.req.CRC32, p.Metrics, s.room())
 	return err
 }
 
@@ -57,9 +57,8 @@ func (p *Pipeline) seal(_ context.Context, s *submission) (err error) {
 	if err != nil {
 		return err
 	}
-	s.record = p.buffers.get()
 	var dag64 []byte
-	*s.record, dag64 = appendRecord((*s.record)[:0], e)
+	*s.record, dag64 = appendRecord(s.room(), e)
 	s.claim.Hash = e.Hash
 	s.claim.DAG = unsafe.String(unsafe.SliceData(dag64), len(dag64)) // lives as long as the record
 	if p.CommitLog != nil && !p.CommitLog.Fits(*s.record) {
@@ -78,8 +77,10 @@ func (p *Pipeline) entry(s *submission, now time.Time) (*entry, error) {
 			return nil, schemaInvalid(err.Error(), pyjson.OfString("nodes"))
 		}
 	}
+	var hash string
+	hash, *s.record = contract.DAGHashIn(s.room(), s.dag)
 	return &entry{
-		ID: s.claim.ID, Hash: contract.DAGHash(s.dag), DAG: keep, CRC32: s.req.CRC32, Sentinel: !p.NoSentinel,
+		ID: s.claim.ID, Hash: hash, DAG: keep, CRC32: s.req.CRC32, Sentinel: !p.NoSentinel,
 		Context: s.context.Value(), Worlds: s.worlds, Meta: s.req.Meta, At: now, SubmittedAt: now,
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+	"unsafe"
 )
 
 const (
@@ -59,7 +60,6 @@ type parser struct {
 	values  slab[Value]  // elements of arrays
 	pairs   slab[Member] // members of objects
 	boxes   slab[box]
-	buf     []byte
 }
 
 func (p *parser) fail(at int, reason string) error {
@@ -147,9 +147,9 @@ func (p *parser) array() (Value, error) {
 		}
 	}
 	p.i++
-	elems := p.values.copy(p.elems[base:], len(p.src)/64)
+	elems := p.values.copy(p.elems[base:], p.left())
 	p.elems = p.elems[:base]
-	return Value{kind: Array, box: p.boxes.one(box{elems: elems}, len(p.src)/128)}, nil
+	return Value{kind: Array, box: p.boxes.one(box{elems: elems}, p.left())}, nil
 }
 
 func (p *parser) object() (Value, error) {
@@ -167,10 +167,13 @@ func (p *parser) object() (Value, error) {
 		}
 	}
 	p.i++
-	members := p.pairs.copy(dedupe(p.members[base:]), len(p.src)/32)
+	members := p.pairs.copy(dedupe(p.members[base:]), p.left())
 	p.members = p.members[:base]
-	return Value{kind: Object, box: p.boxes.one(box{members: members}, len(p.src)/128)}, nil
+	return Value{kind: Object, box: p.boxes.one(box{members: members}, p.left())}, nil
 }
+
+// left is how much text is still to come, as a multiple of what was read.
+func (p *parser) left() float64 { return float64(len(p.src)-p.i) / float64(p.i) }
 
 func (p *parser) member() (Member, error) {
 	if p.peek() != '"' {
@@ -282,19 +285,42 @@ func (p *parser) text() (string, error) {
 		p.i++
 		return s, nil
 	}
-	p.buf = append(p.buf[:0], p.src[start:p.i]...)
+	return p.unescaped(open, start)
+}
+
+// unescaped reads on from the first escape of the string that begins at start.
+func (p *parser) unescaped(open, start int) (string, error) {
+	buf := make([]byte, 0, closing(p.src, p.i)-start) // nothing is longer without its escapes
+	buf = append(buf, p.src[start:p.i]...)
 	for p.src[p.i] != '"' {
-		if err := p.escape(); err != nil {
+		var err error
+		if buf, err = p.escape(buf); err != nil {
 			return "", err
 		}
 		start = p.i
 		if err := p.plain(open); err != nil {
 			return "", err
 		}
-		p.buf = append(p.buf, p.src[start:p.i]...)
+		buf = append(buf, p.src[start:p.i]...)
 	}
 	p.i++
-	return string(p.buf), nil
+	return unsafe.String(unsafe.SliceData(buf), len(buf)), nil // buf is never written again
+}
+
+// closing finds the quote that ends the string in which s[i] is a backslash or a
+// plain character, else the end of s.
+func closing(s string, i int) int {
+	for {
+		quote := strings.IndexByte(s[i:], '"')
+		if quote < 0 {
+			return len(s)
+		}
+		plain := strings.TrimRight(s[i:i+quote], `\`)
+		if (quote-len(plain))%2 == 0 {
+			return i + quote
+		}
+		i += quote + 1
+	}
 }
 
 // plain passes characters up to a quote or a backslash.
@@ -322,26 +348,25 @@ func (p *parser) plain(open int) error {
 	return p.fail(open, "unterminated string")
 }
 
-func (p *parser) escape() error {
+// escape reads one escape, or a pair of them, and appends what it stands for.
+func (p *parser) escape(buf []byte) ([]byte, error) {
 	if p.i+1 >= len(p.src) {
-		return p.fail(p.i, "unterminated string")
+		return nil, p.fail(p.i, "unterminated string")
 	}
 	if at := strings.IndexByte(`"\/bfnrt`, p.src[p.i+1]); at >= 0 {
-		p.buf = append(p.buf, "\"\\/\b\f\n\r\t"[at])
 		p.i += 2
-		return nil
+		return append(buf, "\"\\/\b\f\n\r\t"[at]), nil
 	}
 	r, ok := p.hex(p.i)
 	if !ok {
-		return p.fail(p.i, "invalid escape")
+		return nil, p.fail(p.i, "invalid escape")
 	}
 	p.i += 6
 	if low, ok := p.hex(p.i); ok && r&^0x3ff == 0xd800 && low&^0x3ff == 0xdc00 {
 		p.i += 6
 		r = 0x10000 + (r&0x3ff)<<10 | low&0x3ff
 	}
-	p.buf = appendRune(p.buf, r)
-	return nil
+	return appendRune(buf, r), nil
 }
 
 // hex reads the escape \uXXXX at i.
@@ -391,32 +416,39 @@ func appendRune(b []byte, r rune) []byte {
 	return utf8.AppendRune(b, r)
 }
 
-// A slab hands out pieces of large allocations; about is how many a document
-// of this size is likely to need.
-type slab[T any] struct{ free []T }
+// A slab hands out pieces of large allocations.
+type slab[T any] struct {
+	free []T
+	used int
+}
 
 const slabMax = 256
 
-func (s *slab[T]) take(n, about int) []T {
+// take gives n of T. A new allocation has room for what the rest of the text,
+// left times as long as what was read, needs at the same rate, but no more than
+// thrice what was used so far: a long text may be one long string.
+func (s *slab[T]) take(n int, left float64) []T {
+	s.used += n
 	if n > len(s.free) {
-		s.free = make([]T, max(n, min(about, slabMax), 4))
+		more := min(int(float64(s.used)*left), 3*s.used, slabMax)
+		s.free = make([]T, n+more)
 	}
 	taken := s.free[:n:n]
 	s.free = s.free[n:]
 	return taken
 }
 
-func (s *slab[T]) copy(from []T, about int) []T {
+func (s *slab[T]) copy(from []T, left float64) []T {
 	if len(from) == 0 {
 		return nil
 	}
-	to := s.take(len(from), about)
+	to := s.take(len(from), left)
 	copy(to, from)
 	return to
 }
 
-func (s *slab[T]) one(v T, about int) *T {
-	to := s.take(1, about)
+func (s *slab[T]) one(v T, left float64) *T {
+	to := s.take(1, left)
 	to[0] = v
 	return &to[0]
 }

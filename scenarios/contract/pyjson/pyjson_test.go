@@ -1,9 +1,11 @@
 package pyjson_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -221,5 +223,28 @@ func FuzzParse(f *testing.F) {
 		}
 		_, _ = v.Text(), v.Truthy()
 		_, _ = pyjson.ToInteger(v)
+	})
+}
+
+// Strings full of escapes read as encoding/json reads them.
+func FuzzEscapes(f *testing.F) {
+	for _, s := range []string{`a`, `\\`, `\"`, `\\\"`, `x\\`, `\u0041\\`, `\ud83d\ude00`, `\n\"\\"`, `\`, `a\"`, `\\","b\\"`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, inside string) {
+		for _, text := range []string{`"` + inside + `"`, `["` + inside + `","` + inside + `",{"` + inside + `":1}]`} {
+			var want any
+			if json.Unmarshal([]byte(text), &want) != nil || strings.Contains(text, `\u`) || !utf8.ValidString(text) {
+				continue // surrogates differ on purpose
+			}
+			v, err := pyjson.ParseString(text)
+			if err != nil {
+				t.Fatalf("%s: %v", text, err)
+			}
+			var got any
+			if err := json.Unmarshal(pyjson.Append(nil, v, pyjson.Compact), &got); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s: %v, want %v (%v)", text, got, want, err)
+			}
+		}
 	})
 }
