@@ -109,6 +109,9 @@ func (c *checked) stages() error {
 			return fmt.Errorf("no stage is named %q; have %s", s, strings.Join(verdict.Stages(), ", "))
 		}
 	}
+	if c.asked(verdict.StageFidelity) && !c.asked(verdict.StageContract) {
+		return errors.New("--stages fidelity compares what the scenarios came to, so it needs contract as well")
+	}
 	if !slices.Contains([]string{"", backend.KindAuto, backend.KindEmbedded, backend.KindContainers, backend.KindExternal}, c.Provider) {
 		return fmt.Errorf("--provider %q: want auto, embedded, containers or external", c.Provider)
 	}

@@ -7,8 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"path"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -17,7 +15,6 @@ import (
 	"qmtl.internal/plumbline/harness/complexity"
 	"qmtl.internal/plumbline/harness/probe"
 	"qmtl.internal/plumbline/harness/record"
-	"qmtl.internal/plumbline/harness/scenario"
 	"qmtl.internal/plumbline/harness/sut"
 	"qmtl.internal/plumbline/harness/verdict"
 )
@@ -59,7 +56,7 @@ func Run(ctx context.Context, p Plan) (*record.Run, error) {
 	}
 	x := &execution{checked: c, dir: dir, run: &record.Run{
 		ID: id, Started: began.UTC().Round(0), Plan: c.recorded(), Absent: map[string]string{},
-		Commit: revision(ctx, c.Source), SUT: record.SUT{Name: c.SUT},
+		Commit: revision(ctx, c.Source), SUT: record.SUT{Name: c.SUT, Classes: c.classes()},
 	}}
 	err = x.stagesInOrder(ctx)
 	return x.run, errors.Join(err, x.close())
@@ -72,6 +69,9 @@ func Dir(artifacts, id string) record.Dir { return record.Dir{Root: artifacts, I
 // need a SUT; complexity needs none.
 func (x *execution) stagesInOrder(ctx context.Context) error {
 	err := x.live(ctx)
+	if err == nil {
+		err = x.fidelityStage(ctx)
+	}
 	if err != nil {
 		x.missed(err)
 	}
@@ -92,6 +92,9 @@ func (x *execution) missed(err error) {
 	}
 	if x.asked(verdict.StageContract) && len(x.run.Contract) == 0 {
 		x.run.Absent["contract"] = err.Error()
+	}
+	if x.asked(verdict.StageFidelity) && x.run.Fidelity == nil {
+		x.run.Absent["fidelity"] = err.Error()
 	}
 }
 
@@ -246,6 +249,7 @@ func (x *execution) note(s record.SUT) {
 			s.Processes = append(s.Processes, p)
 		}
 	}
+	s.Classes = x.run.SUT.Classes
 	x.run.SUT = s
 }
 
@@ -256,30 +260,9 @@ func (x *execution) contractStage(ctx context.Context) error {
 	}
 	return x.withSUT(ctx, "contract", 0, func(ctx context.Context, in *sut.Instance) error {
 		x.Progress(Event{Stage: "contract", Text: fmt.Sprintf("%d scenarios", len(x.scenarios))})
-		at := in.Endpoints()
-		x.run.Contract = scenario.Run(ctx, scenario.Env{
-			Gateway: at.Gateway, DagManager: at.DagManager, DagManagerHTTP: at.DagManagerHTTP,
-			Kafka: x.set.Kafka, Redis: x.set.Redis, Provider: x.set.Kind, RunID: x.run.ID, Seed: x.Seed,
-			CommitLogTopic: x.set.Topic(commitLog), Log: x.Log,
-		}, x.scenarios)
-		for i := range x.run.Contract {
-			x.run.Contract[i].File = x.scenarioFile(x.run.Contract[i].File)
-		}
+		x.run.Contract = x.runScenarios(ctx, in)
 		return context.Cause(ctx)
 	})
-}
-
-// scenarioFile is the path of a scenario's file as an annotation may point at
-// it; what has none, as an invariant, keeps none.
-func (x *execution) scenarioFile(name string) string {
-	switch {
-	case name == "":
-		return ""
-	case x.Scenarios != "":
-		return path.Join(filepath.ToSlash(x.Scenarios), name)
-	default:
-		return path.Join("scenarios", name)
-	}
 }
 
 // loadStage offers the load and audits what became of it.

@@ -8,8 +8,8 @@ import (
 	"qmtl.internal/plumbline/bench/load"
 )
 
-// Names of the metrics that every run has or gives a reason for. They are the
-// numeric keys of summary.json too.
+// Names of the metrics that every run has or gives a reason for. All but
+// fidelity are the numeric keys of summary.json too.
 const (
 	ContractPassed  = "contract_passed"
 	ContractFailed  = "contract_failed"
@@ -32,7 +32,8 @@ const (
 	RSSPeak         = "rss_peak_bytes"
 	ComplexityMax   = "complexity_max"
 	ComplexityOver  = "complexity_over_limit"
-	allRequests     = "all" // the class that is the union
+	FidelityShare   = "fidelity" // of the scenarios that ran on both kinds of backends, those that agree
+	allRequests     = "all"      // the class that is the union
 )
 
 // Derived lists the names that Derive gives a value or a reason for.
@@ -40,6 +41,7 @@ func Derived() []string {
 	return []string{
 		ContractPassed, ContractFailed, ContractSkipped, Offered, Answered, Rejected, Dropped, Lost, Duplicates, Orphans,
 		P50, P95, P99, P999, GeneratorLagP99, Throughput, HeapPeak, HeapCap, RSSPeak, ComplexityMax, ComplexityOver,
+		FidelityShare,
 	}
 }
 
@@ -57,6 +59,7 @@ func Derive(r *Run) (Metrics, map[string]string) {
 	d.audit(r)
 	d.memory(r)
 	d.complexity(r)
+	d.fidelity(r)
 	return d.have, d.absent
 }
 

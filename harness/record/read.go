@@ -217,7 +217,7 @@ func check(r *Run) error {
 		}
 		seen[o.ID] = true
 	}
-	return errors.Join(append(errs, checkLoad(r))...)
+	return errors.Join(append(errs, checkLoad(r), r.Fidelity.check(r))...)
 }
 
 func checkLoad(r *Run) error {

@@ -30,6 +30,7 @@ type Run struct {
 	SUT      SUT      `json:"sut"`
 
 	Contract   []Outcome    `json:"contract"`             // one entry a scenario
+	Fidelity   *Fidelity    `json:"fidelity,omitempty"`   // nil: the scenarios ran on one kind of backends only
 	Load       *load.Result `json:"load,omitempty"`       // nil: no load was offered
 	Audit      *Audit       `json:"audit,omitempty"`      // nil: nothing was audited
 	Series     []Series     `json:"series"`               // probes over time
@@ -45,8 +46,8 @@ type Run struct {
 
 // Plan says what was asked of the run.
 type Plan struct {
-	// Stages that were asked for: contract, load, complexity. All of them make
-	// a gate; a stage that is not here is not judged.
+	// Stages that were asked for: contract, load, fidelity, complexity. All of
+	// them make a gate; a stage that is not here is not judged.
 	Stages    []string `json:"stages"`
 	Profile   string   `json:"profile"`        // name of the load profile
 	Seed      uint64   `json:"seed"`           // of the workload, the faults and every other draw
@@ -92,6 +93,7 @@ type Provider struct {
 // SUT describes the system under test as it ran.
 type SUT struct {
 	Name      string       `json:"name"`
+	Classes   []string     `json:"classes,omitempty"` // of scenarios that were asked of it; none: all
 	Processes []SUTProcess `json:"processes"`
 }
 

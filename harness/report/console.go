@@ -92,17 +92,22 @@ func consoleChecks(gs []group, room int) []string {
 }
 
 // fit adds whole checks while they fit, then shortened to their first line.
+// Where even that is too much, it adds first lines and says how many there are.
 func fit(out []string, news [][]string, room int) []string {
 	left := len(news)
+	if left > room-len(out) {
+		for _, lines := range news[:max(0, room-len(out)-1)] {
+			out = append(out, lines[0])
+		}
+		return append(out[:min(len(out), room-1)], fmt.Sprintf("  … and more: %d findings in all, see report.md", left))
+	}
 	for _, lines := range news {
 		free := room - len(out) - left // each check still to come keeps a line
 		switch {
 		case free >= len(lines)-1:
 			out = append(out, lines...)
-		case free >= 0:
-			out = append(out, lines[0])
 		default:
-			return append(out[:min(len(out), room-1)], fmt.Sprintf("  … and more: %d findings in all, see report.md", len(news)))
+			out = append(out, lines[0])
 		}
 		left--
 	}

@@ -3,6 +3,7 @@ package report_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"qmtl.internal/plumbline/bench/load"
@@ -124,9 +125,24 @@ func run(id string, worse float64) *record.Run {
 	return r
 }
 
+// fidelity holds the outcomes against those of embedded servers, where one
+// scenario fails and another cannot run.
+func fidelity(all []record.Outcome) *record.Fidelity {
+	other := slices.Clone(all)
+	other[2].Status, other[2].Reason = record.Failed, "line 12, http: status: 503, want 202"
+	other[2].Steps = []record.StepOutcome{{Index: 1, Line: 12, Action: "http"}}
+	other[3].Status, other[3].Reason = record.Skipped, "needs <faults> | a *real* broker"
+	f := record.Compare([2]string{"containers", "embedded"}, all, other)
+	f.DurationMS = 2500
+	return f
+}
+
 // failing is a run with a bit of everything.
 func failing() *report.Input {
 	r := run("20260102T030405Z-a1b2", 1.2)
+	r.Provider = record.Provider{Kind: "containers", Reason: "Docker 20.10.24 answers and the images are here", Versions: map[string]string{"kafka": "plumbline/kafka:4.2.2"}}
+	r.Fidelity = fidelity(r.Contract)
+	record.SetDerived(r)
 	return &report.Input{
 		Run: r, Base: run("20251231T101010Z-c3d4", 1), BaseFuncs: baseFuncs(), BeforeAfter: story(), Dir: ".artifacts/" + r.ID,
 		Judged: &verdict.Judged{
@@ -138,6 +154,10 @@ func failing() *report.Input {
 				{Name: "contract.passed", Group: "contract", Verdict: verdict.Pass, Value: "31", Limit: "30", Reason: "31 of 33 scenarios passed, at least 30 must"},
 				{Name: "contract.failed", Group: "contract", Verdict: verdict.Fail, File: "scenarios/gateway/gw-dup-003.yaml", Line: 9,
 					Reason: "scenario GW-DUP-003 failed: step 2: status 202, want 409", Details: []string{"GW-DUP-003", "step 1 (submit): status: 202, want 409"}},
+				{Name: "fidelity.compared", Group: "fidelity", Verdict: verdict.Pass, Value: "31", Reason: "31 scenarios ran on both containers and embedded, 1 on one of them only, 0 on neither"},
+				{Name: "fidelity.share", Group: "fidelity", Verdict: verdict.Pass, Value: "96.8 %", Limit: "95.0 %", Reason: "30 of 31 scenarios came to the same on containers and embedded (96.8 %), at least 95.0 % must"},
+				{Name: "fidelity.disagreement", Group: "fidelity", Verdict: verdict.Fail, File: "scenarios/gateway/gw-sub.yaml", Line: 12, Details: []string{"GW-SUB-001"},
+					Reason: "scenario GW-SUB-001 is passed on containers, but failed (line 12, http: status: 503, want 202) on embedded"},
 				{Name: "loss.lost", Group: "loss", Verdict: verdict.Fail, Value: "3", Limit: "0", Reason: "3 lost",
 					Details: []string{"6f1d: acknowledged, but no registration", "71: no answer", "72: no answer", "73: no answer"}},
 				{Name: "loss.duplicates", Group: "loss", Verdict: verdict.Pass, Value: "0", Limit: "0", Reason: "0 doubled"},

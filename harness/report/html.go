@@ -82,6 +82,7 @@ func pageFuncs() template.FuncMap {
 		"classes": classes, "reasonFor": reasonFor,
 		"noteworthy": noteworthy, "class": func(v verdict.Verdict) string { return "v-" + v.String() },
 		"versions": versions, "rankClass": rankClass, "newDetails": newDetails, "sharedReason": sharedReason,
+		"differences": differences, "fidelityLine": fidelityLine,
 	}
 }
 

@@ -74,6 +74,9 @@ func junit(w io.Writer, in *Input) error {
 	if len(v.R.Contract) > 0 {
 		all.add(scenarioSuite(v.R.Contract))
 	}
+	if v.R.Fidelity != nil {
+		all.add(fidelitySuite(v.R.Fidelity, v.Judged.Checks))
+	}
 	all.Time = seconds(1000 * v.R.Ended.Sub(v.R.Started).Seconds())
 	if len(all.Suites) > 0 {
 		all.Suites[0].Props = junitProperties(v)

@@ -24,6 +24,7 @@ func markdown(w io.Writer, in *Input) error {
 	mdChanges(w, v)
 	mdStory(w, in.BeforeAfter)
 	mdScenarios(w, v.R.Contract)
+	mdFidelity(w, v.R.Fidelity)
 	fmt.Fprintln(w, "### Next")
 	fmt.Fprintln(w)
 	for _, n := range v.Next {

@@ -140,6 +140,7 @@ type figureSpec struct {
 func figureSpecs() []figureSpec {
 	return []figureSpec{
 		{"contract", []label{{record.ContractPassed, "passed"}, {record.ContractFailed, "failed"}, {record.ContractSkipped, "skipped"}}},
+		{"fidelity", []label{{record.FidelityShare, "scenarios that agree with embedded servers"}}},
 		{"requests", []label{{record.Offered, "offered"}, {record.Answered, "answered"}, {record.Rejected, "rejected"}, {record.Dropped, "dropped"}}},
 		{"stored", []label{{record.Lost, "lost"}, {record.Duplicates, "duplicates"}, {record.Orphans, "orphans"}}},
 		{"latency", []label{{record.P50, "p50"}, {record.P95, "p95"}, {record.P99, "p99"}, {record.P999, "p99.9"}}},
@@ -197,7 +198,7 @@ func (v *view) checkOf(metric string) *verdict.Check {
 	names := map[string]string{
 		record.ContractPassed: "contract.passed", record.Dropped: "measurement.dropped", record.Lost: "loss.lost",
 		record.Duplicates: "loss.duplicates", record.Orphans: "loss.orphans", record.HeapPeak: "memory.heap",
-		record.GeneratorLagP99: "measurement.generator", record.ComplexityMax: "complexity.limit",
+		record.GeneratorLagP99: "measurement.generator", record.ComplexityMax: "complexity.limit", record.FidelityShare: "fidelity.share",
 	}
 	want := cmp.Or(names[metric], "latency."+metric)
 	var found *verdict.Check

@@ -32,6 +32,8 @@ func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format
 type Descriptor struct {
 	Name      string    `yaml:"name"`
 	About     string    `yaml:"about"`
+	Classes   []string  `yaml:"classes"`  // of scenarios that it promises to pass; use Promised
+	Parallel  int       `yaml:"parallel"` // scenarios that it stands side by side; 0: as many as the harness likes
 	Files     []File    `yaml:"files"`
 	Processes []Spec    `yaml:"processes"` // in the order of their start
 	Endpoints Endpoints `yaml:"endpoints"` // templates
@@ -72,6 +74,15 @@ type Endpoints struct {
 	Gateway        string `yaml:"gateway"`         // URL
 	DagManager     string `yaml:"dagmanager"`      // gRPC, host:port
 	DagManagerHTTP string `yaml:"dagmanager_http"` // URL
+}
+
+// Promised are the classes of scenarios that may be asked of a SUT that
+// promises classes: those, or without any what is asked of every SUT.
+func Promised(classes []string) []string {
+	if len(classes) == 0 {
+		return []string{"strict", "lenient"}
+	}
+	return slices.Clone(classes)
 }
 
 const (

@@ -68,6 +68,25 @@ func TestLoadFile(t *testing.T) {
 	}
 }
 
+func TestClassesThatADescriptorPromises(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "strict lenient", "classes: [strict]\n": "strict", "classes: [reference, strict, lenient]\n": "reference strict lenient",
+	} {
+		d, err := parse("d.yaml", "", []byte(text+"parallel: 2\n"+whole))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(Promised(d.Classes), " "); got != want || d.Parallel != 2 {
+			t.Errorf("%q promises %q and stands %d; want %q and 2", text, got, d.Parallel, want)
+		}
+	}
+	for _, text := range []string{"classes: [lenient]", "classes: []", "classes: [strict, strict]", "classes: [strict, easy]", "parallel: 0"} {
+		if _, err := parse("d.yaml", "", []byte(text+"\n"+whole)); err == nil || !strings.Contains(err.Error(), "d.yaml:1:") {
+			t.Errorf("%s: %v; want an error on line 1", text, err)
+		}
+	}
+}
+
 func TestLoadTellsEveryMistakeWithItsPlace(t *testing.T) {
 	for _, c := range []struct {
 		name, text string

@@ -15,6 +15,7 @@ const JudgedVersion = 1
 const (
 	Measurement = "measurement"
 	Contract    = "contract"
+	Fidelity    = "fidelity"
 	Loss        = "loss"
 	Latency     = "latency"
 	Memory      = "memory"
@@ -27,11 +28,14 @@ const (
 const (
 	StageContract   = "contract"
 	StageLoad       = "load"
+	StageFidelity   = "fidelity" // needs contract; the scenarios again, on embedded servers
 	StageComplexity = "complexity"
 )
 
 // Stages lists every stage; a run of all of them is a gate.
-func Stages() []string { return []string{StageContract, StageLoad, StageComplexity} }
+func Stages() []string {
+	return []string{StageContract, StageLoad, StageFidelity, StageComplexity}
+}
 
 // Base is what a record is held against. A part that is missing is nil and has
 // a reason.
@@ -50,7 +54,7 @@ type Base struct {
 func Judge(p Policy, base Base, cand *record.Run) Judged {
 	j := &judge{policy: p, base: base, cand: cand}
 	for _, put := range []func(){
-		j.measurement, j.contract, j.loss, j.latency, j.memory, j.complexity, j.baseline,
+		j.measurement, j.contract, j.fidelity, j.loss, j.latency, j.memory, j.complexity, j.baseline,
 	} {
 		put()
 	}
@@ -82,7 +86,7 @@ func (j *judge) asked(stage string) bool { return slices.Contains(j.cand.Plan.St
 
 func (j *judge) gate() bool {
 	for _, s := range Stages() {
-		if !j.asked(s) {
+		if !j.asked(s) && (s != StageFidelity || j.comparable()) {
 			return false
 		}
 	}

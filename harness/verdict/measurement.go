@@ -60,6 +60,7 @@ func (j *judge) missingParts() (missing []string) {
 		say(!slices.Contains(Stages(), s), "stages", "no stage is named "+s)
 	}
 	say(j.asked(StageContract) && len(r.Contract) == 0, "contract", "no scenario ran")
+	say(j.asked(StageFidelity) && r.Fidelity == nil && j.comparable(), "fidelity", "the scenarios ran on one kind of backends only")
 	say(j.asked(StageLoad) && r.Load == nil, "load", "no load was offered")
 	say(j.asked(StageLoad) && r.Audit == nil, "audit", "nothing was audited")
 	say(j.asked(StageComplexity) && (r.Complexity == nil || len(r.Complexity.Funcs) == 0), "complexity", "no function was measured")

@@ -21,6 +21,7 @@ type Policy struct {
 	Schema      int               `json:"schema"`
 	Measurement MeasurementPolicy `json:"measurement"`
 	Contract    ContractPolicy    `json:"contract"`
+	Fidelity    FidelityPolicy    `json:"fidelity"`
 	Latency     []LatencyLimit    `json:"latency"`
 	Complexity  ComplexityPolicy  `json:"complexity"`
 	Comparison  ComparisonPolicy  `json:"comparison"`
@@ -183,7 +184,7 @@ func (p Policy) checkDetails() (errs []error) {
 			errs = append(errs, fmt.Errorf("waivers[%d] needs check, reason and until", i))
 		}
 	}
-	return errs
+	return append(errs, p.Fidelity.check(p.Waivers)...)
 }
 
 // limits lists the limits by metric name.

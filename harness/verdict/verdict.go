@@ -90,7 +90,7 @@ type Judged struct {
 // question is not about a number; they are text already when they are.
 type Check struct {
 	Name    string   `json:"name"`  // e.g. load.p99, contract, complexity.limit
-	Group   string   `json:"group"` // measurement, contract, loss, latency, memory, complexity, baseline, policy
+	Group   string   `json:"group"` // measurement, contract, fidelity, loss, latency, memory, complexity, baseline, policy
 	Verdict Verdict  `json:"verdict"`
 	Value   string   `json:"value,omitempty"`
 	Limit   string   `json:"limit,omitempty"`
