@@ -24,7 +24,7 @@ import (
 func onNeo4j(t *testing.T, url string, managers int, flags ...string) (all []*process, broker string) {
 	t.Helper()
 	_, broker = kafka(t)
-	flags = append([]string{"--kafka", broker, "--replication", "1", "--neo4j", url}, flags...)
+	flags = append([]string{"--kafka", broker, "--replication", "1", "--neo4j", url, "--neo4j-timeout", "1m"}, flags...)
 	for range managers {
 		all = append(all, run(t, flags...))
 	}

@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/neo4j/neo4j-go-driver/v5/neo4j"
 	"github.com/neo4j/neo4j-go-driver/v5/neo4j/notifications"
 
+	"qmtl.internal/plumbline/ref/dagmanager/batch"
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
 	"qmtl.internal/plumbline/scenarios/contract"
 )
@@ -95,12 +97,15 @@ type Neo4j struct {
 	cache  *cache
 	tags   *answers
 
+	reads  *batch.Group[*reading]
+
 	// The schema is looked at whenever an outage was seen since it was last:
 	// another database may have come back than the one that went.
-	outages   atomic.Uint64 // begins with 1
-	seen      atomic.Uint64 // the outages when the schema was looked at last
-	preparing chan struct{} // held by who looks at the schema
-	away      atomic.Bool   // an outage was logged, and its end was not
+	outages atomic.Uint64 // begins with 1
+	seen    atomic.Uint64 // the outages when the schema was looked at last
+	away    atomic.Bool   // an outage was logged, and its end was not
+	mu      sync.Mutex
+	looking *look // nil while nobody looks
 }
 
 // OpenNeo4j returns a store that has not spoken to the database yet: one that
@@ -125,7 +130,8 @@ func OpenNeo4j(o Neo4jOptions) (*Neo4j, error) {
 	if err != nil {
 		return nil, fmt.Errorf("neo4j: %w", err)
 	}
-	s := &Neo4j{driver: driver, opts: o, cache: newCache(o.Cache, o.CacheAge), tags: newAnswers(o.TagAge), preparing: make(chan struct{}, 1)}
+	s := &Neo4j{driver: driver, opts: o, cache: newCache(o.Cache, o.CacheAge), tags: newAnswers(o.TagAge)}
+	s.reads = batch.New(mostReads, s.readAll)
 	s.outages.Store(1)
 	return s, nil
 }
@@ -357,19 +363,9 @@ func (s *Neo4j) Lookup(ctx context.Context, ids []string) ([]*diff.Node, error) 
 	if len(missing) == 0 {
 		return out, nil
 	}
-	if err := s.prepare(ctx); err != nil {
-		return nil, err
-	}
-	era := s.cache.begin()
-	rows, err := s.query(ctx, "lookup", lookupQuery, params{"ids": missing})
+	found, err := s.read(ctx, missing)
 	if err != nil {
 		return nil, err
-	}
-	found := make(map[string]*diff.Node, len(rows))
-	for _, r := range rows {
-		v := readVertex(r)
-		found[v.node.ID] = v.node
-		s.cache.put(era, v.node)
 	}
 	for i, id := range ids {
 		if out[i] == nil {
@@ -377,6 +373,70 @@ func (s *Neo4j) Lookup(ctx context.Context, ids []string) ([]*diff.Node, error) 
 		}
 	}
 	return out, nil
+}
+
+// reading is a node that somebody looks up.
+type reading struct {
+	id   string
+	node *diff.Node
+	err  error
+}
+
+// mostReads is how many nodes one statement reads.
+const mostReads = 1000
+
+// read asks the database about nodes, together with what others ask meanwhile.
+// So it does not end with ctx.
+func (s *Neo4j) read(ctx context.Context, ids []string) (map[string]*diff.Node, error) {
+	jobs := make([]*reading, len(ids))
+	for i, id := range ids {
+		jobs[i] = &reading{id: id}
+	}
+	s.reads.Do(jobs)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("neo4j: lookup: %w", context.Cause(ctx))
+	}
+	found := make(map[string]*diff.Node, len(jobs))
+	for _, j := range jobs {
+		if j.err != nil {
+			return nil, j.err
+		}
+		found[j.id] = j.node
+	}
+	return found, nil
+}
+
+// readAll is one statement for the readings of many.
+func (s *Neo4j) readAll(jobs []*reading) {
+	byID := make(map[string]*diff.Node, len(jobs))
+	ids := make([]string, 0, len(jobs))
+	for _, j := range jobs {
+		if _, asked := byID[j.id]; !asked {
+			byID[j.id] = nil
+			ids = append(ids, j.id)
+		}
+	}
+	err := s.readInto(context.Background(), ids, byID)
+	for _, j := range jobs {
+		j.node, j.err = byID[j.id], err
+	}
+}
+
+func (s *Neo4j) readInto(ctx context.Context, ids []string, byID map[string]*diff.Node) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	era := s.cache.begin()
+	rows, err := s.query(ctx, "lookup", lookupQuery, params{"ids": ids})
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		v := readVertex(r)
+		byID[v.node.ID] = v.node
+		s.cache.put(era, v.node)
+	}
+	return nil
 }
 
 type params = map[string]any

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/neo4j/neo4j-go-driver/v5/neo4j"
@@ -104,24 +103,49 @@ SHOW CONSTRAINTS YIELD type, labelsOrTypes, properties
 WHERE type IN ['UNIQUENESS', 'NODE_PROPERTY_UNIQUENESS', 'NODE_KEY'] AND labelsOrTypes = ['ComputeNode'] AND properties = ['node_id']
 RETURN count(*) AS there`
 
+// look is one look at the schema, for all who wait for it.
+type look struct {
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
 // prepare makes sure, once and again after each outage, that the database keeps
 // node ids apart: without that, two DAG Managers could make one node twice. A
 // database without the schema gets it. What is remembered of the database that
-// went away is forgotten.
+// went away is forgotten. One caller looks, and what it finds is true for all
+// that came meanwhile: while the database is away nobody waits in a line.
 func (s *Neo4j) prepare(ctx context.Context) error {
 	if s.seen.Load() == s.outages.Load() {
 		return nil
 	}
-	select { // one looks, the others wait for it
-	case s.preparing <- struct{}{}:
-		defer func() { <-s.preparing }()
+	s.mu.Lock()
+	l, mine := s.looking, s.looking == nil
+	if mine {
+		l = &look{done: make(chan struct{}), err: ErrUnavailable}
+		s.looking = l
+	}
+	s.mu.Unlock()
+	if mine {
+		defer func() {
+			s.mu.Lock()
+			s.looking = nil
+			s.mu.Unlock()
+			close(l.done)
+		}()
+		l.err = s.look(context.WithoutCancel(ctx))
+		return l.err
+	}
+	select {
+	case <-l.done:
+		return l.err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// look looks at the schema and makes it where it is missing.
+func (s *Neo4j) look(ctx context.Context) error {
 	outages := s.outages.Load()
-	if s.seen.Load() == outages {
-		return nil
-	}
 	rows, err := s.query(ctx, "look at the schema", uniqueQuery, nil)
 	if err != nil {
 		return err
@@ -132,7 +156,7 @@ func (s *Neo4j) prepare(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(errors.New("the graph has no schema (dagmanager neo4j-init makes it)"), err)
 		}
-		s.opts.Log.Info("graph schema made", "objects", slices.Clip(made))
+		s.opts.Log.Info("graph schema made", "objects", made)
 	}
 	s.seen.Store(outages)
 	if s.away.Swap(false) {
