@@ -80,6 +80,23 @@ func TestCommitLogDownRollsBack(t *testing.T) {
 	}
 }
 
+// What was refused because Kafka was away must not be written when it is back:
+// the client was told that nothing happened, and sends it again.
+func TestARefusedSubmissionIsNotWrittenAfterTheOutage(t *testing.T) {
+	s := newStand(t, withKafka, withArgs("--commitlog-timeout", "1s"))
+	s.accepted(body(oneNode("before"), "w"))
+	heal := produceFaults()["drops the connection"](s.kafka)
+	s.refused("/strategies", body(oneNode("refused"), "w"), http.StatusServiceUnavailable, "E_COMMITLOG")
+	s.refused("/strategies", body(oneNode("also refused"), "w"), http.StatusServiceUnavailable, "E_COMMITLOG")
+	heal()
+	s.eventually("another DAG is accepted", func() bool {
+		return s.post("/strategies", body(oneNode("after"), "w")).status == http.StatusAccepted
+	})
+	if got := len(s.records()); got != 2 {
+		t.Errorf("%d records in the commit log; want the 2 of the accepted", got)
+	}
+}
+
 func TestRedisLostAfterRegistrationLeavesNothingThatStays(t *testing.T) {
 	dm := &manager{}
 	s := newStand(t, withManager(dm))

@@ -189,6 +189,10 @@ func openCommitLog(rt *service.Runtime, c *Config) (*submit.CommitLog, error) {
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.MaxBufferedBytes(16<<20),
 		kgo.RecordDeliveryTimeout(c.CommitLogTimeout),
+		// A record that was given up must not be sent when Kafka is back: its
+		// submission was refused. It is never produced again by itself, so the
+		// duplicates that this option warns of cannot come about.
+		kgo.AllowIdempotentProduceCancellation(),
 		kgo.ProduceRequestTimeout(c.CommitLogTimeout),
 		kgo.RequestTimeoutOverhead(c.CommitLogTimeout),
 		kgo.DialTimeout(time.Second),
