@@ -34,7 +34,8 @@ bench: build ## the whole gate: contract, load, audit, complexity, comparison, v
 .PHONY: test
 test: ## all tests; those that need containers skip with a counted reason where Docker is absent
 	@mkdir -p .artifacts
-	$(GOTESTSUM) --format pkgname --jsonfile .artifacts/test.json -- -timeout 15m ./...
+	ref/dagmanager/nodestore/nodestoretest/with-neo4j.sh \
+	  $(GOTESTSUM) --format pkgname --jsonfile .artifacts/test.json -- -timeout 15m ./...
 
 .PHONY: check
 check: ## what must hold before a change lands: format, vet, staticcheck, complexity, walls, generated files, races

@@ -92,7 +92,7 @@ func FuzzPartitionKey(f *testing.F) {
 	f.Add("a:b:c", int64(-1), "")
 	f.Fuzz(func(t *testing.T, id string, interval int64, key string) {
 		if id == "" || strings.Contains(id, "#") {
-			t.Skip("such an id cannot be told from a key")
+			return // such an id cannot be told from a key
 		}
 		full := contract.PartitionKey(id, pyjson.OfInt(interval), pyjson.Value{}, key)
 		if got := contract.NodeIDOfPartitionKey(full); got != id {
