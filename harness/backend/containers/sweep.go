@@ -8,7 +8,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"qmtl.internal/plumbline/harness/backend"
 )
 
 // Labels of our containers.
@@ -23,7 +24,7 @@ const (
 func ownLabels(runID string) map[string]string {
 	pid := os.Getpid()
 	return map[string]string{
-		labelRun: runID, labelHost: hostMark(), labelOwner: fmt.Sprintf("%d-%s", pid, startOf(pid)),
+		labelRun: runID, labelHost: hostMark(), labelOwner: fmt.Sprintf("%d-%s", pid, backend.ProcessStart(pid)),
 	}
 }
 
@@ -39,23 +40,6 @@ func hostMark() string {
 		table = "one" // systems without such tables have one
 	}
 	return name + " " + table
-}
-
-// startOf is when a process began, so that a pid used again is not taken for
-// its former owner; "" when the process is gone, "?" when that cannot be told.
-func startOf(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			return ""
-		}
-		return "?"
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	if fields := strings.Fields(rest); len(fields) > 19 {
-		return fields[19]
-	}
-	return "?"
 }
 
 // sweep removes the containers of this machine whose owner is dead.
@@ -80,5 +64,5 @@ func (d *docker) sweep(ctx context.Context, log *slog.Logger) error {
 func ownerLives(owner string) bool {
 	text, start, _ := strings.Cut(owner, "-")
 	pid, err := strconv.Atoi(text)
-	return err != nil || pid <= 0 || startOf(pid) == start
+	return err != nil || pid <= 0 || backend.ProcessStart(pid) == start
 }
