@@ -77,6 +77,18 @@ type stream struct {
 	credit  int   // acknowledgements that came before the chunk
 	late    bool  // chunks were sent again since the last acknowledgement
 	acked   chan struct{}
+	gone    <-chan struct{} // closed when the client has left
+}
+
+// left says that the client has cancelled the stream, so that no further
+// acknowledgement can be meant for it.
+func (s *stream) left() bool {
+	select {
+	case <-s.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 // Open says how many streams are open.
@@ -96,7 +108,7 @@ func (r *Registry) Wait() { r.senders.Wait() }
 // at a time, and never after it failed; it may still block when Run returns and
 // must end when the transport ends the stream.
 func (r *Registry) Run(ctx context.Context, who Identity, chunks []*pb.DiffChunk, send func(*pb.DiffChunk) error) error {
-	s, err := r.begin(who, len(chunks))
+	s, err := r.begin(ctx, who, len(chunks))
 	if err != nil {
 		return err
 	}
@@ -107,14 +119,14 @@ func (r *Registry) Run(ctx context.Context, who Identity, chunks []*pb.DiffChunk
 	return p.run(ctx)
 }
 
-func (r *Registry) begin(who Identity, total int) (*stream, error) {
+func (r *Registry) begin(ctx context.Context, who Identity, total int) (*stream, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.open >= r.opts.MaxStreams {
 		return nil, fmt.Errorf("%w: %d; try again later", ErrTooMany, r.open)
 	}
 	r.open++
-	s := &stream{who: who, total: total, acked: make(chan struct{}, 1)}
+	s := &stream{who: who, total: total, acked: make(chan struct{}, 1), gone: ctx.Done()}
 	r.streams[who.SentinelID] = append(r.streams[who.SentinelID], s)
 	return s, nil
 }
@@ -166,7 +178,7 @@ var uses = []struct {
 func deliver(list []*stream, mine func(*stream) bool, chunk int) bool {
 	for _, use := range uses {
 		for _, s := range list {
-			if s.late == use.late && mine(s) && use.take(s, chunk) {
+			if s.late == use.late && mine(s) && !s.left() && use.take(s, chunk) {
 				return true
 			}
 		}
@@ -182,9 +194,12 @@ func (s *stream) ackChunk(chunk int) bool {
 	return found
 }
 
-// ackOldest takes an acknowledgement that names no chunk: number 0.
+// ackOldest takes an acknowledgement that names no chunk: number 0, or, once
+// chunks were sent again, one beyond the last, from a client that counts the
+// repetitions too.
 func (s *stream) ackOldest(chunk int) bool {
-	if chunk != 0 || len(s.waiting) == 0 {
+	counted := s.late && chunk >= s.total
+	if chunk != 0 && !counted || len(s.waiting) == 0 {
 		return false
 	}
 	s.settle(0)

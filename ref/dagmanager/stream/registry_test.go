@@ -328,3 +328,23 @@ func TestTooManyStreams(t *testing.T) {
 		}
 	})
 }
+
+// A client that numbers what it receives, repetitions too, is past the last
+// chunk's number when it answers one; that acknowledges the oldest.
+func TestAckThatCountsRepetitions(t *testing.T) {
+	inBubble(t, stream.Options{Replay: time.Second, AckTimeout: time.Minute}, func(t *testing.T, r *stream.Registry) {
+		c := open(r, me(""), 1, nil)
+		synctest.Wait()
+		if r.Ack(me(""), 1) {
+			t.Error("a number beyond the last chunk was taken before anything was repeated")
+		}
+		time.Sleep(1500 * time.Millisecond)
+		if !r.Ack(me(""), 1) {
+			t.Error("the acknowledgement of a repetition was refused")
+		}
+		<-c.done
+		if c.err != nil {
+			t.Error(c.err)
+		}
+	})
+}
