@@ -244,12 +244,20 @@ func nullable(key, s string) pyjson.Member {
 
 // RedisFields is the context as fields and values, by turns, of the hash
 // strategy:<id>: every text that is there, its name behind "compute_".
-func (c ComputeContext) RedisFields() []string {
-	var fields []string
-	for _, m := range c.Value().Members() {
-		if s, ok := m.Value.Str(); ok {
-			fields = append(fields, "compute_"+m.Key, s)
+func (c ComputeContext) RedisFields() []any {
+	fields := make([]any, 0, 16) // room for the caller's own, too
+	add := func(name, text string) {
+		if text != "" {
+			fields = append(fields, name, text)
 		}
+	}
+	add("compute_execution_domain", c.ExecutionDomain)
+	add("compute_as_of", c.AsOf)
+	add("compute_partition", c.Partition)
+	add("compute_dataset_fingerprint", c.DatasetFingerprint)
+	add("compute_world_id", c.WorldID)
+	if c.Downgraded {
+		add("compute_downgrade_reason", c.DowngradeReason)
 	}
 	return fields
 }

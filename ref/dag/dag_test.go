@@ -147,7 +147,7 @@ func TestDowngradeKeepsTheContextAndItsOwnReason(t *testing.T) {
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	wantFields := []string{
+	wantFields := []any{
 		"compute_execution_domain", "dryrun", "compute_as_of", "t", "compute_partition", "p", "compute_world_id", "w",
 		"compute_downgrade_reason", "decision_unavailable",
 	}

@@ -159,10 +159,15 @@ func openRedis(rt *service.Runtime, c *Config) *redis.Client {
 	return rdb
 }
 
+// window is how many bytes the DAG Manager may send ahead.
+const window = 1 << 20
+
 func openDagManager(rt *service.Runtime, c *Config) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+c.DagManager,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)),
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window), // fixed: no pings to measure one
+		grpc.WithDisableRetry(), // retried here, with an eye on its health; so no call is kept for it
 		grpc.WithConnectParams(grpc.ConnectParams{ // back within a second of the other side
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,

@@ -319,7 +319,8 @@ func StoredDAG(dag pyjson.Value, strategyID, version string) (pyjson.Value, erro
 	if version != "" {
 		sentinel = append(sentinel, pyjson.Member{Key: "version", Value: pyjson.OfString(version)})
 	}
-	stored := append(slices.Clone(nodes.Elems()), pyjson.OfObject(sentinel...))
+	stored := make([]pyjson.Value, 0, len(nodes.Elems())+1)
+	stored = append(append(stored, nodes.Elems()...), pyjson.OfObject(sentinel...))
 	return dag.With("nodes", pyjson.OfArray(stored...)), nil
 }
 

@@ -50,7 +50,7 @@ func prepare(tb testing.TB, p *Pipeline, body []byte) {
 		tb.Fatal(err)
 	}
 	s := &submission{req: req, record: p.buffers.get()}
-	err = p.run(tb.Context(), s, []stage{{"normalise", p.normalise}, {"context", p.context}, {"seal", p.seal}})
+	err = p.run(tb.Context(), s, []stage{{"normalise", (*Pipeline).normalise}, {"context", (*Pipeline).context}, {"seal", (*Pipeline).seal}})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -26,6 +26,7 @@ type DagManager struct {
 	tags    pb.TagQueryClient
 	health  pb.HealthCheckClient
 	breaker *gobreaker.CircuitBreaker[any]
+	head    grpc.CallOption
 	every   time.Duration // between looks at an unhealthy DAG Manager
 }
 
@@ -44,6 +45,7 @@ func NewDagManager(conn grpc.ClientConnInterface, openFor time.Duration, reg pro
 		diff:   pb.NewDiffServiceClient(conn),
 		tags:   pb.NewTagQueryClient(conn),
 		health: pb.NewHealthCheckClient(conn),
+		head:   grpc.ForceCodecV2(newHeadCodec()),
 		every:  100 * time.Millisecond,
 	}
 	if openFor == 0 {
@@ -99,8 +101,17 @@ type DiffReply struct {
 // attempts are repeated while ctx lasts. The error wraps ErrNoReply, or is that
 // of ctx, which the breaker does not count.
 func (d *DagManager) Diff(ctx context.Context, req *pb.DiffRequest) (*DiffReply, error) {
+	return d.diffs(ctx, req)
+}
+
+// Register is Diff without the queue map, for who wants the nodes registered.
+func (d *DagManager) Register(ctx context.Context, req *pb.DiffRequest) (*DiffReply, error) {
+	return d.diffs(ctx, req, d.head)
+}
+
+func (d *DagManager) diffs(ctx context.Context, req *pb.DiffRequest, how ...grpc.CallOption) (*DiffReply, error) {
 	reply, err := d.breaker.Execute(func() (any, error) {
-		return retry(ctx, d, func() (*DiffReply, error) { return d.attempt(ctx, req) })
+		return retry(ctx, d, func() (*DiffReply, error) { return d.attempt(ctx, req, how...) })
 	})
 	if err != nil {
 		return nil, noReply(ctx, "diff", err)
@@ -170,11 +181,9 @@ func (d *DagManager) waitHealthy(ctx context.Context) bool {
 	}
 }
 
-// attempt runs one diff stream to its end.
-func (d *DagManager) attempt(ctx context.Context, req *pb.DiffRequest) (*DiffReply, error) {
-	ctx, cancel := context.WithCancel(ctx) // an abandoned stream is ended, not leaked
-	defer cancel()
-	stream, err := d.diff.Diff(ctx, req)
+// attempt runs one diff stream to its end. One that is abandoned ends with ctx.
+func (d *DagManager) attempt(ctx context.Context, req *pb.DiffRequest, how ...grpc.CallOption) (*DiffReply, error) {
+	stream, err := d.diff.Diff(ctx, req, how...)
 	if err != nil {
 		return nil, err
 	}

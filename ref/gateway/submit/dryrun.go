@@ -40,7 +40,7 @@ func (p *Pipeline) dryRunOne(ctx context.Context, s *submission) {
 func (p *Pipeline) askWithin(ctx context.Context, limit time.Duration, s *submission, world string) (*DiffReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	reply, err := p.ask(ctx, s, dryRunID, world)
+	reply, err := p.ask(ctx, p.DagManager.Diff, s, dryRunID, world)
 	p.observeDiff(dryRunID, world, err)
 	return reply, err
 }

@@ -26,7 +26,7 @@ func FuzzBody(f *testing.F) {
 		req, err := ParseRequest("application/json", body)
 		if err == nil {
 			s := &submission{req: req}
-			err = p.run(t.Context(), s, []stage{{"normalise", p.normalise}, {"context", p.context}, {"seal", p.seal}})
+			err = p.run(t.Context(), s, []stage{{"normalise", (*Pipeline).normalise}, {"context", (*Pipeline).context}, {"seal", (*Pipeline).seal}})
 		}
 		var problem *contract.Problem
 		switch {

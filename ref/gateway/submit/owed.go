@@ -51,7 +51,7 @@ const (
 	pauseMin   = 100 * time.Millisecond
 	pauseMax   = 2 * time.Second
 	lateDiffs  = 64
-	lateLimit  = 5 * time.Second // of a diff, submission included
+	lateLimit  = 5 * time.Second // of a late diff, from the acceptance on
 	lateBytes  = 64 << 10        // a larger DAG is not kept in memory for it
 	bookLimit  = time.Second     // of writing down how an attempt ended
 )
@@ -179,7 +179,7 @@ func (o *OwedDiffs) pay(d owed) bool {
 	defer cancel()
 	req, err := o.registry.OwedRequest(ctx, d.id)
 	if err == nil {
-		_, err = o.manager.attempt(ctx, req)
+		_, err = o.manager.attempt(ctx, req, o.manager.head)
 	}
 	return o.enter(d.id, err)
 }
@@ -252,6 +252,8 @@ func (o *OwedDiffs) follow(id string, d *lateDiff) {
 }
 
 func (o *OwedDiffs) await(id string, d *lateDiff) {
+	limit := time.AfterFunc(lateLimit, d.cancel)
+	defer limit.Stop()
 	end := <-d.ended
 	o.enter(id, end.err)
 	o.abandon(d)

@@ -33,7 +33,6 @@ type Limits struct {
 	DryRunMany time.Duration // a dry run's diffs in several worlds
 	Lookups    time.Duration // all tag lookups of one request
 	Pending    time.Duration // for the outcome of the same DAG's other submission
-	Total      time.Duration // everything after registration
 }
 
 // DefaultLimits are those of gateway.md 3.6, and bounds where it has none.
@@ -44,7 +43,6 @@ func DefaultLimits() Limits {
 		DryRunMany: 5 * time.Second,
 		Lookups:    time.Second,
 		Pending:    5 * time.Second,
-		Total:      20 * time.Second,
 	}
 }
 
@@ -88,7 +86,7 @@ func (b *buffers) put(buf *[]byte) {
 // stage is one step of a submission. Its name is in errors and metrics.
 type stage struct {
 	name string
-	run  func(context.Context, *submission) error
+	run  func(*Pipeline, context.Context, *submission) error
 }
 
 // submission is what the stages know of one request so far.
@@ -140,20 +138,19 @@ func (p *Pipeline) Submit(ctx context.Context, req *Request) (*Ack, error) {
 
 func (p *Pipeline) submit(ctx context.Context, s *submission) error {
 	err := p.run(ctx, s, []stage{
-		{"normalise", p.normalise},
-		{"context", p.context},
-		{"seal", p.seal},
-		{"register", p.register},
+		{"normalise", (*Pipeline).normalise},
+		{"context", (*Pipeline).context},
+		{"seal", (*Pipeline).seal},
+		{"register", (*Pipeline).register},
 	})
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.Limits.Total)
-	defer cancel()
-	return p.run(ctx, s, []stage{
-		{"commitlog", p.publish},
-		{"diff", p.diff},
-		{"confirm", p.confirm},
+	// each of these has a limit of its own
+	return p.run(context.WithoutCancel(ctx), s, []stage{
+		{"commitlog", (*Pipeline).publish},
+		{"diff", (*Pipeline).diff},
+		{"confirm", (*Pipeline).confirm},
 	})
 }
 
@@ -162,9 +159,9 @@ func (p *Pipeline) submit(ctx context.Context, s *submission) error {
 func (p *Pipeline) DryRun(ctx context.Context, req *Request) (*Ack, error) {
 	s := &submission{req: req, begun: p.Now(), record: p.buffers.get()}
 	err := p.run(ctx, s, []stage{
-		{"normalise", p.normalise},
-		{"context", p.context},
-		{"dryrun", p.dryRun},
+		{"normalise", (*Pipeline).normalise},
+		{"context", (*Pipeline).context},
+		{"dryrun", (*Pipeline).dryRun},
 	})
 	p.buffers.put(s.record)
 	if err != nil {
@@ -177,7 +174,7 @@ func (p *Pipeline) DryRun(ctx context.Context, req *Request) (*Ack, error) {
 func (p *Pipeline) run(ctx context.Context, s *submission, stages []stage) error {
 	for _, st := range stages {
 		begun := time.Now()
-		err := st.run(ctx, s)
+		err := st.run(p, ctx, s)
 		p.Metrics.stage(st.name, err, time.Since(begun))
 		if err != nil {
 			return p.unwind(ctx, s, fmt.Errorf("stage %s: %w", st.name, err))

@@ -54,11 +54,12 @@ type Holder struct {
 // the same id wins again.
 func (r *Registry) Claim(ctx context.Context, g Registration) (Holder, error) {
 	var held *redis.StringCmd
+	hashKey, key := g.hashKey(), g.strategyKey()
 	_, err := r.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-		tx.SetArgs(ctx, g.hashKey(), g.ID, redis.SetArgs{Mode: "NX", TTL: r.ttl})
-		held = tx.Get(ctx, g.hashKey())
-		tx.HSet(ctx, g.strategyKey(), "dag", g.DAG, "hash", g.Hash)
-		tx.Expire(ctx, g.strategyKey(), r.ttl)
+		tx.SetArgs(ctx, hashKey, g.ID, redis.SetArgs{Mode: "NX", TTL: r.ttl})
+		held = tx.Get(ctx, hashKey)
+		tx.HSet(ctx, key, "dag", g.DAG, "hash", g.Hash)
+		tx.Expire(ctx, key, r.ttl)
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) { // Nil is the answer of a SET NX that lost
@@ -91,12 +92,13 @@ var errExpired = errors.New("registration expired before it was confirmed")
 // Confirm makes a pending registration last: it joins the queue, gets its
 // compute fields and the state queued, and loses its expiry, all at once. A diff
 // that it still owes is written down as due at owes; zero: it owes none.
-func (r *Registry) Confirm(ctx context.Context, g Registration, owes time.Time, fields ...string) error {
+func (r *Registry) Confirm(ctx context.Context, g Registration, owes time.Time, fields ...any) error {
 	var kept, keptHash *redis.BoolCmd
+	key := g.strategyKey()
 	_, err := r.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-		kept = tx.Persist(ctx, g.strategyKey())
+		kept = tx.Persist(ctx, key)
 		keptHash = tx.Persist(ctx, g.hashKey())
-		tx.HSet(ctx, g.strategyKey(), append(fields, "state", StateQueued))
+		tx.HSet(ctx, key, append(fields, "state", StateQueued)...)
 		tx.RPush(ctx, QueueKey, g.ID)
 		if !owes.IsZero() {
 			tx.ZAdd(ctx, OwedKey, redis.Z{Score: float64(owes.UnixMilli()), Member: g.ID})

@@ -141,10 +141,10 @@ func (p *Pipeline) diff(ctx context.Context, s *submission) error {
 
 // beginDiff runs the submission's diff beside it.
 func (p *Pipeline) beginDiff(s *submission) *lateDiff {
-	ctx, cancel := context.WithTimeout(p.Owed.life, lateLimit)
+	ctx, cancel := context.WithCancel(p.Owed.life)
 	ended := make(chan diffEnd, 1)
 	go func() { // ends with ctx; whoever holds the lateDiff sees to that
-		reply, err := p.ask(ctx, s, s.claim.ID, s.worlds[0])
+		reply, err := p.ask(ctx, p.DagManager.Register, s, s.claim.ID, s.worlds[0])
 		ended <- diffEnd{reply, err}
 	}()
 	return &lateDiff{ended: ended, cancel: cancel}
@@ -175,10 +175,13 @@ func (p *Pipeline) lookups(ctx context.Context, s *submission) QueueMap {
 // errCRC: the DAG Manager's view of the DAG is not ours.
 var errCRC = errors.New("crc32 of the diff differs")
 
+// diffCall is DagManager.Diff or Register.
+type diffCall func(context.Context, *pb.DiffRequest) (*DiffReply, error)
+
 // ask runs one diff while ctx lasts and checks that its CRC is that of the
 // submission.
-func (p *Pipeline) ask(ctx context.Context, s *submission, id, world string) (*DiffReply, error) {
-	reply, err := p.DagManager.Diff(ctx, &pb.DiffRequest{
+func (p *Pipeline) ask(ctx context.Context, diff diffCall, s *submission, id, world string) (*DiffReply, error) {
+	reply, err := diff(ctx, &pb.DiffRequest{
 		StrategyId: id, DagJson: s.text, WorldId: world,
 		ExecutionDomain: s.context.ExecutionDomain, AsOf: s.context.AsOf,
 		Partition: s.context.Partition, DatasetFingerprint: s.context.DatasetFingerprint,

@@ -236,10 +236,10 @@ func pairsOf(v pyjson.Value) map[string]string {
 	return all
 }
 
-func pairs(flat []string) map[string]string {
+func pairs(flat []any) map[string]string {
 	all := map[string]string{}
 	for i := 0; i < len(flat); i += 2 {
-		all[flat[i]] = flat[i+1]
+		all[flat[i].(string)] = flat[i+1].(string)
 	}
 	return all
 }

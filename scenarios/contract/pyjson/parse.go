@@ -36,6 +36,7 @@ func Parse(b []byte) (Value, error) { return ParseString(string(b)) }
 // ParseString is Parse on a string, which the Value shares.
 func ParseString(s string) (Value, error) {
 	p := parser{src: s}
+	p.elems, p.members = p.someElems[:0], p.someMembers[:0]
 	p.space()
 	v, err := p.value()
 	if err != nil {
@@ -60,6 +61,9 @@ type parser struct {
 	values  slab[Value]  // elements of arrays
 	pairs   slab[Member] // members of objects
 	boxes   slab[box]
+
+	someElems   [16]Value // where the stacks begin
+	someMembers [24]Member
 }
 
 func (p *parser) fail(at int, reason string) error {
@@ -426,11 +430,11 @@ const slabMax = 256
 
 // take gives n of T. A new allocation has room for what the rest of the text,
 // left times as long as what was read, needs at the same rate, but no more than
-// thrice what was used so far: a long text may be one long string.
+// eight times what was used so far: a long text may be one long string.
 func (s *slab[T]) take(n int, left float64) []T {
 	s.used += n
 	if n > len(s.free) {
-		more := min(int(float64(s.used)*left), 3*s.used, slabMax)
+		more := min(int(float64(s.used)*left), 8*s.used, slabMax)
 		s.free = make([]T, n+more)
 	}
 	taken := s.free[:n:n]
