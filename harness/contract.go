@@ -22,7 +22,9 @@ func (c *checked) classes() []string {
 
 // runScenarios runs every scenario against one running SUT.
 func (x *execution) runScenarios(ctx context.Context, in *sut.Instance) []record.Outcome {
-	outcomes := scenario.Run(ctx, x.scenarioEnv(in.Endpoints()), x.scenarios)
+	env := x.scenarioEnv(in.Endpoints())
+	env.Faults, env.Dial = append(x.set.Faults(), in.Faults()...), x.set.Dial
+	outcomes := scenario.Run(ctx, env, x.scenarios)
 	for i := range outcomes {
 		outcomes[i].File = x.scenarioFile(outcomes[i].File)
 	}

@@ -7,14 +7,17 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
 	"qmtl.internal/plumbline/harness/audit"
 	"qmtl.internal/plumbline/harness/backend"
+	"qmtl.internal/plumbline/harness/backend/faultproxy"
 	"qmtl.internal/plumbline/harness/complexity"
 	"qmtl.internal/plumbline/harness/probe"
 	"qmtl.internal/plumbline/harness/record"
+	"qmtl.internal/plumbline/harness/scenario"
 	"qmtl.internal/plumbline/harness/sut"
 	"qmtl.internal/plumbline/harness/verdict"
 )
@@ -35,6 +38,8 @@ type execution struct {
 
 	set      *backend.Set
 	provider backend.Provider
+	harm     bool // the stage harms the backends, so they must stand behind proxies
+	fronted  bool // set does
 }
 
 // Run carries out the plan and returns the record, which is also written to
@@ -152,11 +157,20 @@ func (x *execution) joinBackends() {
 }
 
 // openBackends starts backends, or keeps those that hold for the whole run.
+// Proxies stand before them only while a stage does harm: they cost time.
 func (x *execution) openBackends(ctx context.Context) error {
-	if x.set != nil {
+	if x.set != nil && (x.attached() || x.fronted == x.harm) {
 		return nil
 	}
-	set, err := x.provider.Start(ctx, backend.Options{RunID: x.run.ID, LogDir: x.dir.Path("logs"), Log: x.Log})
+	if err := x.closeBackends(ctx); err != nil {
+		return err
+	}
+	provider := x.provider
+	if x.harm {
+		provider = faultproxy.Provider{Provider: provider}
+	}
+	x.fronted = x.harm
+	set, err := provider.Start(ctx, backend.Options{RunID: x.run.ID, LogDir: x.dir.Path("logs"), Log: x.Log})
 	if err != nil {
 		return fmt.Errorf("backends: %w", err)
 	}
@@ -258,6 +272,7 @@ func (x *execution) contractStage(ctx context.Context) error {
 	if x.empty != nil {
 		return x.empty
 	}
+	x.harm = slices.ContainsFunc(x.scenarios, func(s scenario.Scenario) bool { return s.Harms() })
 	return x.withSUT(ctx, "contract", 0, func(ctx context.Context, in *sut.Instance) error {
 		x.Progress(Event{Stage: "contract", Text: fmt.Sprintf("%d scenarios", len(x.scenarios))})
 		x.run.Contract = x.runScenarios(ctx, in)
@@ -267,6 +282,7 @@ func (x *execution) contractStage(ctx context.Context) error {
 
 // loadStage offers the load and audits what became of it.
 func (x *execution) loadStage(ctx context.Context) error {
+	x.harm = false
 	return x.withSUT(ctx, "load", x.heapCap, func(ctx context.Context, in *sut.Instance) error {
 		world := audit.World{Kafka: x.set.Kafka, Redis: x.set.Redis, CommitLog: x.set.Topic(commitLog)}
 		if world.Kafka == "" || world.Redis == "" {

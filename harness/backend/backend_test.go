@@ -99,6 +99,22 @@ func TestEmbeddedIsOnLoopbackAndGoneAfterClose(t *testing.T) {
 	}
 }
 
+func TestEmbeddedKeysExpire(t *testing.T) {
+	s := start(t, Embedded{}, Options{})
+	red := redis.NewClient(&redis.Options{Addr: s.Redis})
+	defer red.Close()
+	if err := red.Set(t.Context(), "pending", "1", 200*time.Millisecond).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for range 200 { // 10 s at most
+		if n := red.Exists(t.Context(), "pending").Val(); n == 0 {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("a key with a lifetime of 200 ms is still there")
+}
+
 func TestEmbeddedPortInUse(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

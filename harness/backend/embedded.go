@@ -100,10 +100,41 @@ func (e Embedded) kafka(o Options, undo *Unwind) (*gate, error) {
 func (e Embedded) redis(undo *Unwind) (*miniredis.Miniredis, error) {
 	red := miniredis.NewMiniRedis()
 	undo.Add(func(context.Context) error { red.Close(); return nil })
+	undo.Add(age(red))
 	if err := red.StartAddr(fmt.Sprintf("127.0.0.1:%d", e.RedisPort)); err != nil {
 		return nil, listenError("embedded redis", e.RedisPort, err)
 	}
 	return red, nil
+}
+
+// age lets time pass for the keys of miniredis, which expire by themselves
+// only when they are told to. Telling them stops the server for a moment, the
+// longer the more keys there are, so it is done the more seldom. What it
+// returns ends it.
+func age(red *miniredis.Miniredis) func(context.Context) error {
+	const step, share = 50 * time.Millisecond, 1000 // at most one part in share is spent on it
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		wake := time.NewTimer(step)
+		defer wake.Stop()
+		for last := time.Now(); ; {
+			select {
+			case <-wake.C:
+				now := time.Now()
+				red.FastForward(now.Sub(last))
+				last = now
+				wake.Reset(max(step, share*time.Since(now)))
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func(context.Context) error {
+		close(stop)
+		<-done
+		return nil
+	}
 }
 
 // stopRedis closes the server; its data stays and heal serves it again on the

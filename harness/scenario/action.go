@@ -41,6 +41,7 @@ func actionKinds() map[string]actionKind {
 		"eventually": {readAs[eventuallyAction], nil},
 		"for_each":   {readAs[forEachAction], nil},
 		"parallel":   {readParallel, nil},
+		"fault":      {readAs[faultAction], nil},
 	}
 }
 

@@ -44,6 +44,8 @@ func (c *checker) step(m map[string]any, index int, pointer string) Step {
 		st.lists = c.forEach(st.args, at)
 	case "parallel":
 		st.lists = c.parallel(st.args, at)
+	case "fault":
+		st.lists = c.fault(st.args, at)
 	default:
 		c.args(&st, at)
 	}

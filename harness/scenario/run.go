@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"qmtl.internal/plumbline/harness/backend"
 	"qmtl.internal/plumbline/harness/record"
 )
 
@@ -38,6 +40,13 @@ type Env struct {
 	Classes        []Class  // classes to run; none: all. Others are skipped with a reason
 	Parallel       int      // scenarios side by side; default 4
 
+	// Faults is the harm that scenarios may do; each is a capability
+	// fault.<server>.<name>. Scenarios that do harm run alone and last.
+	Faults backend.Faults
+	// Dial reaches Kafka and Redis whatever harm is done between them and the
+	// SUT; nil: they are dialled as they are.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 	Log *slog.Logger // nil: nothing is logged
 }
 
@@ -51,11 +60,15 @@ func Run(ctx context.Context, env Env, all []Scenario) []record.Outcome {
 	r := newRunner(ctx, env)
 	defer r.close()
 	outcomes := make([]record.Outcome, len(all))
-	var alone []int
+	var alone, harmful []int
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, max(1, cmpOr(env.Parallel, 4)))
 	for i := range all {
-		if all[i].Serial {
+		switch {
+		case all[i].Harms():
+			harmful = append(harmful, i)
+			continue
+		case all[i].Serial:
 			alone = append(alone, i)
 			continue
 		}
@@ -66,7 +79,7 @@ func Run(ctx context.Context, env Env, all []Scenario) []record.Outcome {
 		})
 	}
 	wg.Wait()
-	for _, i := range alone {
+	for _, i := range append(alone, harmful...) {
 		outcomes[i] = r.one(ctx, &all[i])
 	}
 	return append(outcomes, r.invariants(ctx)...)
@@ -166,6 +179,9 @@ func (r *runner) capabilities() map[string]bool {
 	}
 	for _, c := range e.Lacks {
 		have[c] = false
+	}
+	for _, f := range e.Faults {
+		have[faultAction{Target: f.Server, Kind: f.Name}.capability()] = true
 	}
 	have["no-worldservice"] = !have["worldservice"]
 	return have

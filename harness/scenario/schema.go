@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -86,7 +87,7 @@ func wrongValue(ve *jsonschema.ValidationError) (what, mend string) {
 	case *kind.Type:
 		return fmt.Sprintf("%s is %s", where, article(k.Got)), "write " + article(strings.Join(k.Want, " or "))
 	case *kind.Enum:
-		return fmt.Sprintf("%s is %s", where, short(k.Got)), hint(fmt.Sprint(k.Got), texts(k.Want))
+		return fmt.Sprintf("%s is %s", where, short(k.Got)), hint(fmt.Sprint(k.Got), choices(fmt.Sprint(k.Got), texts(k.Want)))
 	case *kind.Pattern:
 		return fmt.Sprintf("%s is %q", where, k.Got), patternMend(ve.InstanceLocation, k.Want)
 	case *kind.MinItems:
@@ -99,6 +100,14 @@ func wrongValue(ve *jsonschema.ValidationError) (what, mend string) {
 		return fmt.Sprintf("%s has the same item at %d and %d", where, k.Duplicates[0], k.Duplicates[1]), "keep one"
 	}
 	return where + ": " + plainKind(ve), "see scenario.schema.json"
+}
+
+// choices leaves out the many faults where none was meant.
+func choices(got string, known []string) []string {
+	if strings.HasPrefix(got, "fault") {
+		return known
+	}
+	return slices.DeleteFunc(known, func(k string) bool { return strings.HasPrefix(k, faultPrefix) })
 }
 
 func article(word string) string {

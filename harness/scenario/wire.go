@@ -137,8 +137,17 @@ func (w *wire) broker() (*kgo.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.kafka, err = kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.AllowAutoTopicCreation(), kgo.MetadataMinAge(10*time.Millisecond), kgo.ProducerLinger(0), kgo.RecordRetries(5), kgo.RecordDeliveryTimeout(10*time.Second))
+	w.kafka, err = w.client(seeds, kgo.AllowAutoTopicCreation(), kgo.MetadataMinAge(10*time.Millisecond), kgo.ProducerLinger(0), kgo.RecordRetries(5), kgo.RecordDeliveryTimeout(10*time.Second))
 	return w.kafka, err
+}
+
+// client makes a Kafka client that reaches the broker whatever the SUT sees.
+func (w *wire) client(seeds []string, opts ...kgo.Opt) (*kgo.Client, error) {
+	opts = append(opts, kgo.SeedBrokers(seeds...))
+	if w.env.Dial != nil {
+		opts = append(opts, kgo.Dialer(w.env.Dial))
+	}
+	return kgo.NewClient(opts...)
 }
 
 func (w *wire) seeds() ([]string, error) {
@@ -164,6 +173,9 @@ func (w *wire) store() (*redis.Client, error) {
 		if o, err = redis.ParseURL(w.env.Redis); err != nil {
 			return nil, err
 		}
+	}
+	if w.env.Dial != nil {
+		o.Dialer = w.env.Dial
 	}
 	w.redis = redis.NewClient(o)
 	return w.redis, nil
