@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/semaphore"
 )
 
 // errBusy: there is no place for another submission now.
@@ -22,7 +21,7 @@ const retryAfter = "1"
 // order in which they came, their bodies unread; how many may wait, and how
 // long, is bounded too.
 type admission struct {
-	places     *semaphore.Weighted
+	places     chan struct{} // a token for each submission that is worked on; senders queue in order
 	waiting    atomic.Int64
 	maxWaiting int64
 	limit      time.Duration
@@ -31,7 +30,7 @@ type admission struct {
 
 func newAdmission(places, waiting int, limit time.Duration, reg prometheus.Registerer) *admission {
 	a := &admission{
-		places: semaphore.NewWeighted(int64(places)), maxWaiting: int64(waiting), limit: limit,
+		places: make(chan struct{}, places), maxWaiting: int64(waiting), limit: limit,
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gateway_busy_total", Help: "Submissions answered 503 because too many were there already."}),
 	}
@@ -43,21 +42,30 @@ func newAdmission(places, waiting int, limit time.Duration, reg prometheus.Regis
 
 // enter waits for a place, which leave gives back. The error wraps errBusy.
 func (a *admission) enter(ctx context.Context) error {
-	if a.places.TryAcquire(1) { // never past those who wait
+	select {
+	case a.places <- struct{}{}: // never past those who wait: what gets free is theirs at once
 		return nil
+	default:
 	}
 	defer a.waiting.Add(-1)
 	if a.waiting.Add(1) > a.maxWaiting {
-		a.refused.Inc()
-		return fmt.Errorf("%w: %d wait already", errBusy, a.maxWaiting)
+		return a.refuse(fmt.Errorf("%w: %d wait already", errBusy, a.maxWaiting))
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.limit)
-	defer cancel()
-	if err := a.places.Acquire(ctx, 1); err != nil {
-		a.refused.Inc()
-		return fmt.Errorf("%w: no place: %w", errBusy, err)
+	limit := time.NewTimer(a.limit) // lighter than a context, of which thousands may wait
+	defer limit.Stop()
+	select {
+	case a.places <- struct{}{}:
+		return nil
+	case <-limit.C:
+		return a.refuse(fmt.Errorf("%w: no place within %s", errBusy, a.limit))
+	case <-ctx.Done():
+		return a.refuse(fmt.Errorf("%w: %w", errBusy, context.Cause(ctx)))
 	}
-	return nil
 }
 
-func (a *admission) leave() { a.places.Release(1) }
+func (a *admission) refuse(err error) error {
+	a.refused.Inc()
+	return err
+}
+
+func (a *admission) leave() { <-a.places }
