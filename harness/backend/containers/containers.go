@@ -128,7 +128,7 @@ func (r *run) start(ctx context.Context, undo func(context.Context) error) (*bac
 	set := &backend.Set{Kind: backend.KindContainers, Reason: "asked for", Versions: map[string]string{}}
 	var faults backend.Faults
 	for i, s := range all {
-		s.put(set, started[i].addr)
+		s.put(set, started[i].told)
 		set.Versions[s.name] = started[i].image.name
 		faults = append(faults, started[i].faults()...)
 	}
@@ -164,7 +164,11 @@ func (r *run) try(ctx context.Context, s server, image image) (*instance, error)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
-	in := &instance{server: s, image: image, addr: addr, docker: r.docker, within: r.within, runID: r.options.RunID}
+	told, err := r.options.FrontOf(s.name, addr)
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{server: s, image: image, addr: addr, told: told, docker: r.docker, within: r.within, runID: r.options.RunID}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, context.Cause(ctx))
 	}

@@ -252,7 +252,7 @@ func create(ctx context.Context, in *instance, labels map[string]string) (id str
 		Logger:  tclog.NewNoopLogger(),
 		ContainerRequest: testcontainers.ContainerRequest{
 			Image: in.image.name, Labels: own, ExposedPorts: []string{in.port},
-			Entrypoint: in.entrypoint(), Env: in.env(in.image.local, in.addr),
+			Entrypoint: in.entrypoint(), Env: in.env(in.image.local, in.told),
 			HostConfigModifier: func(hc *container.HostConfig) {
 				hc.Memory, hc.MemorySwap = in.memory, in.memory
 				hc.PortBindings = network.PortMap{port: {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: hostPort}}}

@@ -19,6 +19,7 @@ type instance struct {
 	image  image
 	id     string
 	addr   string // 127.0.0.1:port, the same after a stop and a start
+	told   string // where the SUT is told that it is: addr, or what stands before it
 	docker *docker
 	within time.Duration
 	runID  string

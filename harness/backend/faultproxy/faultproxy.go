@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
@@ -50,7 +51,9 @@ func (p Provider) Start(ctx context.Context, o backend.Options) (*backend.Set, e
 
 // stand is the proxies of one Set.
 type stand struct {
-	api    *toxiproxy.ApiServer
+	api *toxiproxy.ApiServer
+
+	mu     sync.Mutex        // while servers start side by side
 	fronts map[string]*front // by server
 	direct map[string]string // proxy to server, host:port
 }
@@ -58,8 +61,11 @@ type stand struct {
 // open puts a proxy before a server. A server that is started anew on another
 // address, since its port was taken, gets another proxy in place of the first.
 func (s *stand) open(server, addr string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if old := s.fronts[server]; old != nil {
 		old.close()
+		delete(s.direct, old.proxy.Listen)
 	}
 	f := &front{server: server, proxy: toxiproxy.NewProxy(s.api, server, "127.0.0.1:0", addr)}
 	if err := f.proxy.Start(); err != nil {
