@@ -48,8 +48,12 @@ check: ## what must hold before a change lands: format, vet, staticcheck, comple
 	go test -race -short -timeout 15m ./ref/... ./bench/load ./bench/workload ./harness/backend ./harness/sut ./harness/probe ./harness/scenario ./harness/audit
 
 .PHONY: up
-up: build ## start backends and the reference, print their addresses, stop on Ctrl-C
-	bin/plumbline up $(ARGS)
+up: build ## start backends and the reference in the background and print their addresses
+	@bin/plumbline up --detach $(ARGS)
+
+.PHONY: down
+down: build ## end what make up started
+	@bin/plumbline down
 
 .PHONY: images
 images: ## build the images of Kafka, Redis and Neo4j locally, from Debian packages and Maven artifacts
