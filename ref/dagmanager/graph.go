@@ -55,6 +55,9 @@ func openStore(ctx context.Context, rt *service.Runtime, c Config) (Store, error
 	rt.Metrics.MustRegister(gaugeFunc("dagmanager_nodes_remembered", "Nodes of the graph database that are remembered.",
 		func() float64 { return float64(store.Remembered()) }))
 	rt.Go("graph counter", func(ctx context.Context) error {
+		if err := store.Warm(ctx); err != nil {
+			rt.Log.Debug("graph not warmed up", "error", err)
+		}
 		countGraph(ctx, store, rt.Metrics, rt.Log)
 		return nil
 	})

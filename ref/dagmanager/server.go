@@ -40,7 +40,9 @@ type server struct {
 	pb.UnimplementedHealthCheckServer
 
 	store      Store
+	nodes      diff.Nodes // of the store, as diffs use them
 	topics     diff.Topics
+	stages     *stages
 	streams    *stream.Registry
 	outbox     *outbox // nil without a ControlBus
 	weights    weights
@@ -93,6 +95,7 @@ func (s *server) diffAndStream(req *pb.DiffRequest, out grpc.ServerStreamingServ
 	if err := out.SetHeader(metadata.Pairs(contract.DiffStreamHeader, who.Token)); err != nil {
 		return err
 	}
+	defer s.stages.time("stream", time.Now())
 	return s.streams.Run(ctx, who, stream.Chunks(answerOf(res)), out.Send)
 }
 
@@ -113,7 +116,7 @@ func (s *server) run(ctx context.Context, req *pb.DiffRequest) (*diff.Result, er
 		},
 		Namespaces: s.namespaces,
 		Now:        time.Now(),
-	}, s.store, s.topics)
+	}, s.nodes, s.topics)
 	if err != nil {
 		s.failed(err)
 		return nil, err

@@ -131,8 +131,13 @@ func start(ctx context.Context, rt *service.Runtime, c Config) error {
 	}
 	c.Stream.OnReplay = func(n int) { m.replays.Add(float64(n)) }
 	s := &server{
-		store: store, topics: session, streams: stream.NewRegistry(c.Stream),
+		store: store, stages: newStages(rt.Metrics), streams: stream.NewRegistry(c.Stream),
 		metrics: m, namespaces: c.Namespaces, log: rt.Log, tokens: newTokens(),
+	}
+	s.topics = timedTopics{session, s.stages}
+	s.nodes = timedNodes{store, s.stages}
+	if c.Neo4j.URL != "" {
+		s.nodes = timedNodes{nodestore.Gather(store), s.stages}
 	}
 	if s.outbox, err = openBus(rt, c, store, m); err != nil {
 		return err

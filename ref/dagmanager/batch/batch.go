@@ -3,6 +3,7 @@
 package batch
 
 import (
+	"context"
 	"slices"
 	"sync"
 )
@@ -11,47 +12,55 @@ import (
 // a time. A caller that comes when none is on its way does not wait for others.
 // Group has no goroutine of its own: one of the callers makes each call. It is
 // safe for concurrent use.
-type Group[J any] struct {
+type Group[K comparable, J any] struct {
 	most int
+	key  func(J) K
 	work func([]J)
 
 	mu      sync.Mutex
-	led     bool         // a caller makes calls
-	waiting []*caller[J] // who has jobs that no call has taken, oldest first
+	led     bool            // a caller makes calls
+	waiting []*caller[K, J] // who has jobs that no call has taken, oldest first
 }
 
-// caller is one Do. Whoever leads changes its fields.
-type caller[J any] struct {
+// caller is one Do. Whoever leads changes its fields, under the lock.
+type caller[K comparable, J any] struct {
 	todo []J // that no call has taken
+	all  int
 	left int // that are not done
 	turn chan bool
 }
 
-// New returns a group that hands at most most jobs, of which there is at least
-// one, to a call of work. Callers with many jobs do not keep others waiting: a
-// call is parted among who waits.
-func New[J any](most int, work func([]J)) *Group[J] {
-	return &Group[J]{most: max(most, 1), work: work}
+// New returns a group that calls work with jobs of at most most, and at least
+// one, different keys. Jobs that want the same have the same key and go together
+// where they can: they take no room. Callers with many jobs do not keep others
+// waiting.
+func New[K comparable, J any](most int, key func(J) K, work func([]J)) *Group[K, J] {
+	return &Group[K, J]{most: max(most, 1), key: key, work: work}
 }
 
-// Do returns when work has been called with each of the jobs. Jobs that come
-// together need not go with one call, though they do where there is room.
-func (g *Group[J]) Do(jobs []J) {
+// Do returns when work has been called with each of the jobs, or with an error
+// when ctx ended before it was called with any. Jobs that come together need not
+// go with one call, though they do where there is room.
+func (g *Group[K, J]) Do(ctx context.Context, jobs []J) error {
 	if len(jobs) == 0 {
-		return
+		return nil
 	}
-	c := &caller[J]{todo: jobs, left: len(jobs), turn: make(chan bool, 1)}
-	if !g.join(c) && !<-c.turn {
-		return // done
+	c := &caller[K, J]{todo: slices.Clone(jobs), all: len(jobs), left: len(jobs), turn: make(chan bool, 1)}
+	if !g.join(c) {
+		lead, err := g.await(ctx, c)
+		if !lead {
+			return err
+		}
 	}
 	defer g.resign()
 	for c.left > 0 {
 		g.call(c)
 	}
+	return nil
 }
 
 // join says whether c is to lead.
-func (g *Group[J]) join(c *caller[J]) bool {
+func (g *Group[K, J]) join(c *caller[K, J]) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.waiting = append(g.waiting, c)
@@ -60,8 +69,32 @@ func (g *Group[J]) join(c *caller[J]) bool {
 	return lead
 }
 
+// await waits until c is to lead, is done, or leaves.
+func (g *Group[K, J]) await(ctx context.Context, c *caller[K, J]) (lead bool, err error) {
+	select {
+	case lead = <-c.turn:
+		return lead, nil
+	case <-ctx.Done():
+	}
+	if g.leave(c) {
+		return false, context.Cause(ctx)
+	}
+	return <-c.turn, nil
+}
+
+// leave takes back what nobody has begun.
+func (g *Group[K, J]) leave(c *caller[K, J]) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(c.todo) < c.all || len(c.turn) > 0 {
+		return false
+	}
+	g.waiting = slices.DeleteFunc(g.waiting, func(w *caller[K, J]) bool { return w == c })
+	return true
+}
+
 // resign lets the next one lead who has jobs left.
-func (g *Group[J]) resign() {
+func (g *Group[K, J]) resign() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.led = len(g.waiting) > 0; g.led {
@@ -71,39 +104,62 @@ func (g *Group[J]) resign() {
 
 // call does one call and tells who has nothing left. A panic of work ends the
 // caller that leads and leaves the others as if their jobs were done.
-func (g *Group[J]) call(leader *caller[J]) {
+func (g *Group[K, J]) call(leader *caller[K, J]) {
 	jobs, from := g.take()
-	defer func() {
-		for _, s := range from {
-			s.of.left -= s.jobs
-			if s.of.left == 0 && s.of != leader {
-				s.of.turn <- false
-			}
-		}
-	}()
+	defer g.finish(leader, from)
 	g.work(jobs)
 }
 
+func (g *Group[K, J]) finish(leader *caller[K, J], from []share[K, J]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, s := range from {
+		s.of.left -= s.jobs
+		if s.of.left == 0 && s.jobs > 0 && s.of != leader {
+			s.of.turn <- false
+		}
+	}
+}
+
 // share is how many jobs of a call are of one caller.
-type share[J any] struct {
-	of   *caller[J]
+type share[K comparable, J any] struct {
+	of   *caller[K, J]
 	jobs int
 }
 
-// take parts the room of a call evenly among who waits.
-func (g *Group[J]) take() (jobs []J, from []share[J]) {
+// take fills a call: who came first goes first, but nobody with more than a
+// quarter of it while others wait.
+func (g *Group[K, J]) take() (jobs []J, from []share[K, J]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, c := range g.waiting {
-		others := len(g.waiting) - i
-		n := min(len(c.todo), (g.most-len(jobs)+others-1)/others)
-		if n == 0 {
-			break // there is no room for the rest
+	keys := map[K]bool{}
+	for _, limit := range []int{max(g.most/4, 1), g.most} {
+		for _, c := range g.waiting {
+			before := len(jobs)
+			jobs = g.pick(jobs, keys, c, limit)
+			if n := len(jobs) - before; n > 0 {
+				from = append(from, share[K, J]{c, n})
+			}
 		}
-		jobs = append(jobs, c.todo[:n]...)
-		c.todo = c.todo[n:]
-		from = append(from, share[J]{c, n})
 	}
-	g.waiting = slices.DeleteFunc(g.waiting, func(c *caller[J]) bool { return len(c.todo) == 0 })
+	g.waiting = slices.DeleteFunc(g.waiting, func(c *caller[K, J]) bool { return len(c.todo) == 0 })
 	return jobs, from
+}
+
+// pick adds the jobs of one caller whose keys the call has, and others as long
+// as there is room for their keys.
+func (g *Group[K, J]) pick(jobs []J, keys map[K]bool, c *caller[K, J], limit int) []J {
+	c.todo = slices.DeleteFunc(c.todo, func(j J) bool {
+		k := g.key(j)
+		if !keys[k] {
+			if limit == 0 || len(keys) >= g.most {
+				return false
+			}
+			limit--
+			keys[k] = true
+		}
+		jobs = append(jobs, j)
+		return true
+	})
+	return jobs
 }

@@ -299,9 +299,6 @@ func (r *registrar) register(ctx context.Context, p *plan) error {
 	if err := r.topics.Refresh(ctx); err != nil {
 		return err
 	}
-	// What was begun is brought to an end: a client that leaves must not keep
-	// others from the nodes that it shares with them.
-	ctx = context.WithoutCancel(ctx)
 	for range attempts {
 		err := r.try(ctx, p, open)
 		if r.again(err) {
@@ -330,10 +327,13 @@ func (r *registrar) try(ctx context.Context, p *plan, open []int) error {
 	if err != nil {
 		return err
 	}
+	// What was begun is brought to an end: a client that leaves must not keep
+	// others from the nodes that it shares with them.
+	ctx = context.WithoutCancel(ctx)
 	if err := r.ensure(ctx, open, got); err != nil {
 		return errors.Join(err, r.nodes.Release(ctx, won(got)))
 	}
-	done, err := r.nodes.Confirm(ctx, got)
+	done, err := r.confirm(ctx, got)
 	if err != nil && !errors.Is(err, ErrGone) {
 		return err
 	}
@@ -343,6 +343,27 @@ func (r *registrar) try(ctx context.Context, p *plan, open []int) error {
 		s.done = s.done || done[i]
 	}
 	return err
+}
+
+// confirm makes queues ready that are not, and says of each whether this call
+// did it.
+func (r *registrar) confirm(ctx context.Context, got []Claimed) ([]bool, error) {
+	var claims []Claimed
+	var at []int
+	for i, c := range got {
+		if !c.Binding.Ready {
+			claims, at = append(claims, c), append(at, i)
+		}
+	}
+	done := make([]bool, len(got))
+	if len(claims) == 0 {
+		return done, nil
+	}
+	fresh, err := r.nodes.Confirm(ctx, claims)
+	for i, f := range fresh {
+		done[at[i]] = f
+	}
+	return done, err
 }
 
 // ensure makes the topics of queues that are not ready.

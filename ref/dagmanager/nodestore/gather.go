@@ -20,15 +20,23 @@ const mostWrites = 250
 // than for one of one.
 type Gathered struct {
 	diff.Nodes
-	claims   *batch.Group[*claimJob]
-	confirms *batch.Group[*confirmJob]
+	recall   func(ids []string) []*diff.Node
+	claims   *batch.Group[wish, *claimJob]
+	confirms *batch.Group[string, *confirmJob]
 }
 
-// Gather writes together what callers claim and confirm in nodes.
+// Gather writes together what callers claim and confirm in nodes. Where nodes
+// have a method Recall, which says what they remember of ids, nil for those that
+// they do not, a claim that waited until its queue was made asks for nothing.
 func Gather(nodes diff.Nodes) *Gathered {
-	g := &Gathered{Nodes: nodes}
-	g.claims = batch.New(mostWrites, g.claim)
-	g.confirms = batch.New(mostWrites, g.confirm)
+	g := &Gathered{Nodes: nodes, recall: func(ids []string) []*diff.Node { return make([]*diff.Node, len(ids)) }}
+	if r, recalls := nodes.(interface {
+		Recall(ids []string) []*diff.Node
+	}); recalls {
+		g.recall = r.Recall
+	}
+	g.claims = batch.New(mostWrites, (*claimJob).wish, g.claim)
+	g.confirms = batch.New(mostWrites, func(j *confirmJob) string { return j.queue.Binding.Topic }, g.confirm)
 	return g
 }
 
@@ -41,21 +49,32 @@ type claimJob struct {
 	got   diff.Claimed
 }
 
+// wish is what a claim asks for. Claims with the same wish get the same queue.
+type wish struct{ node, key, code, namespace string }
+
+func (j *claimJob) wish() wish {
+	c := &j.claim
+	return wish{c.Node.ID, c.ComputeKey, c.Node.CodeHash, c.Namespace}
+}
+
 type confirmJob struct {
 	of    *asking
 	queue diff.Claimed
 	fresh bool
 }
 
-// Claim implements diff.Nodes. It does not end with ctx, since others may go
-// with it; the store's own time limit holds.
+// Claim implements diff.Nodes. When ctx ends before anything was begun, nothing
+// is; what was begun is brought to an end, since others may go with it, within
+// the store's own time limit.
 func (g *Gathered) Claim(ctx context.Context, claims []diff.Claim) ([]diff.Claimed, error) {
 	a := &asking{}
 	jobs := make([]*claimJob, len(claims))
 	for i, c := range claims {
 		jobs[i] = &claimJob{of: a, claim: c}
 	}
-	g.claims.Do(jobs)
+	if err := g.claims.Do(ctx, jobs); err != nil {
+		return nil, err
+	}
 	got := make([]diff.Claimed, len(jobs))
 	var won []diff.Claimed
 	for i, j := range jobs {
@@ -73,28 +92,75 @@ func (g *Gathered) Claim(ctx context.Context, claims []diff.Claim) ([]diff.Claim
 	}
 }
 
+// claim claims what is wished for once, for the first who does: the others meet
+// its queue.
 func (g *Gathered) claim(jobs []*claimJob) {
+	jobs = g.unmet(jobs)
+	if len(jobs) == 0 {
+		return
+	}
 	together(jobs, func(j *claimJob) *asking { return j.of }, func(jobs []*claimJob) error {
-		claims := make([]diff.Claim, len(jobs))
-		for i, j := range jobs {
-			claims[i] = j.claim
+		var claims []diff.Claim
+		at := make(map[wish]int, len(jobs))
+		for _, j := range jobs {
+			if _, wished := at[j.wish()]; !wished {
+				at[j.wish()] = len(claims)
+				claims = append(claims, j.claim)
+			}
 		}
 		got, err := g.Nodes.Claim(context.Background(), claims)
-		for i := range got {
-			jobs[i].got = got[i]
+		if err != nil {
+			return err
 		}
-		return err
+		for _, j := range jobs {
+			answer := &got[at[j.wish()]]
+			j.got = *answer
+			answer.Won = false
+		}
+		return nil
 	})
 }
 
-// Confirm implements diff.Nodes. Like Claim, it does not end with ctx.
-func (g *Gathered) Confirm(_ context.Context, queues []diff.Claimed) ([]bool, error) {
+// unmet answers claims whose queue others made ready meanwhile, and returns the
+// others.
+func (g *Gathered) unmet(jobs []*claimJob) []*claimJob {
+	ids := make([]string, len(jobs))
+	for i, j := range jobs {
+		ids[i] = j.claim.Node.ID
+	}
+	rest := jobs[:0]
+	for i, n := range g.recall(ids) {
+		if !jobs[i].meets(n) {
+			rest = append(rest, jobs[i])
+		}
+	}
+	return rest
+}
+
+// meets takes the queue of a node that is remembered.
+func (j *claimJob) meets(n *diff.Node) bool {
+	if n == nil {
+		return false
+	}
+	for _, b := range n.Bindings {
+		if b.Ready && b.Serves(j.claim.ComputeKey, j.claim.Node.CodeHash, j.claim.Namespace) {
+			j.got = diff.Claimed{NodeID: n.ID, Binding: b}
+			return true
+		}
+	}
+	return false
+}
+
+// Confirm implements diff.Nodes. It ends with ctx as Claim does.
+func (g *Gathered) Confirm(ctx context.Context, queues []diff.Claimed) ([]bool, error) {
 	a := &asking{}
 	jobs := make([]*confirmJob, len(queues))
 	for i, q := range queues {
 		jobs[i] = &confirmJob{of: a, queue: q}
 	}
-	g.confirms.Do(jobs)
+	if err := g.confirms.Do(ctx, jobs); err != nil {
+		return nil, err
+	}
 	if a.err != nil && !errors.Is(a.err, diff.ErrGone) {
 		return nil, a.err
 	}
@@ -106,16 +172,25 @@ func (g *Gathered) Confirm(_ context.Context, queues []diff.Claimed) ([]bool, er
 }
 
 // confirm may confirm a queue twice, to learn whose is gone; the first time tells
-// whether it is fresh.
+// whether it is fresh. Of several that confirm it, the first one did.
 func (g *Gathered) confirm(jobs []*confirmJob) {
 	together(jobs, func(j *confirmJob) *asking { return j.of }, func(jobs []*confirmJob) error {
-		queues := make([]diff.Claimed, len(jobs))
-		for i, j := range jobs {
-			queues[i] = j.queue
+		var queues []diff.Claimed
+		at := make(map[string]int, len(jobs))
+		for _, j := range jobs {
+			if _, given := at[j.queue.Binding.Topic]; !given {
+				at[j.queue.Binding.Topic] = len(queues)
+				queues = append(queues, j.queue)
+			}
 		}
 		fresh, err := g.Nodes.Confirm(context.Background(), queues)
-		for i := range fresh {
-			jobs[i].fresh = jobs[i].fresh || fresh[i]
+		if err != nil && !errors.Is(err, diff.ErrGone) {
+			return err
+		}
+		for _, j := range jobs {
+			of := &fresh[at[j.queue.Binding.Topic]]
+			j.fresh = j.fresh || *of
+			*of = false
 		}
 		return err
 	})

@@ -97,7 +97,7 @@ type Neo4j struct {
 	cache  *cache
 	tags   *answers
 
-	reads  *batch.Group[*reading]
+	reads *batch.Group[string, *reading]
 
 	// The schema is looked at whenever an outage was seen since it was last:
 	// another database may have come back than the one that went.
@@ -131,7 +131,7 @@ func OpenNeo4j(o Neo4jOptions) (*Neo4j, error) {
 		return nil, fmt.Errorf("neo4j: %w", err)
 	}
 	s := &Neo4j{driver: driver, opts: o, cache: newCache(o.Cache, o.CacheAge), tags: newAnswers(o.TagAge)}
-	s.reads = batch.New(mostReads, s.readAll)
+	s.reads = batch.New(mostReads, func(r *reading) string { return r.id }, s.readAll)
 	s.outages.Store(1)
 	return s, nil
 }
@@ -159,6 +159,38 @@ const countQuery = `
 MATCH (n:ComputeNode) RETURN count(n) AS n
 UNION ALL
 MATCH (q:Queue) RETURN count(q) AS n`
+
+// Warm makes the schema if it is missing and lets the database plan the
+// statements of diffs, which takes it seconds when it has just started. Nothing
+// else depends on it.
+func (s *Neo4j) Warm(ctx context.Context) error {
+	for _, read := range []statement{
+		{lookupQuery, params{"ids": []string{}}},
+		{queuesAnyQuery, params{"tags": []string{}, "interval": -1}},
+		{queuesAllQuery, params{"tags": []string{}, "interval": -1}},
+	} {
+		if _, err := s.query(ctx, "warm up", read.cypher, read.params); err != nil {
+			return err
+		}
+	}
+	return s.write(ctx, "warm up", func(tx tx) error {
+		if _, err := tx.lockAndRead(nil); err != nil {
+			return err
+		}
+		for _, cypher := range []string{placeQuery, confirmQuery} {
+			if _, err := tx.run(cypher, params{"queues": []params{}, "token": ""}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Recall returns what is remembered of each id as Lookup would, nil for the rest.
+func (s *Neo4j) Recall(ids []string) []*diff.Node {
+	found, _ := s.cache.get(ids)
+	return found
+}
 
 // Remembered returns how many nodes a lookup finds without asking the database.
 func (s *Neo4j) Remembered() int { return s.cache.count() }
@@ -375,8 +407,12 @@ func (s *Neo4j) Lookup(ctx context.Context, ids []string) ([]*diff.Node, error) 
 	return out, nil
 }
 
+// reader is a caller who looks nodes up.
+type reader struct{ ctx context.Context }
+
 // reading is a node that somebody looks up.
 type reading struct {
+	of   *reader
 	id   string
 	node *diff.Node
 	err  error
@@ -386,15 +422,14 @@ type reading struct {
 const mostReads = 1000
 
 // read asks the database about nodes, together with what others ask meanwhile.
-// So it does not end with ctx.
 func (s *Neo4j) read(ctx context.Context, ids []string) (map[string]*diff.Node, error) {
 	jobs := make([]*reading, len(ids))
+	of := &reader{ctx}
 	for i, id := range ids {
-		jobs[i] = &reading{id: id}
+		jobs[i] = &reading{of: of, id: id}
 	}
-	s.reads.Do(jobs)
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("neo4j: lookup: %w", context.Cause(ctx))
+	if err := s.reads.Do(ctx, jobs); err != nil {
+		return nil, fmt.Errorf("neo4j: lookup: %w", err)
 	}
 	found := make(map[string]*diff.Node, len(jobs))
 	for _, j := range jobs {
@@ -416,9 +451,36 @@ func (s *Neo4j) readAll(jobs []*reading) {
 			ids = append(ids, j.id)
 		}
 	}
-	err := s.readInto(context.Background(), ids, byID)
+	ctx, end := untilAllLeft(jobs)
+	defer end()
+	err := s.readInto(ctx, ids, byID)
 	for _, j := range jobs {
 		j.node, j.err = byID[j.id], err
+	}
+}
+
+// untilAllLeft ends when nobody waits for any of the readings any more.
+func untilAllLeft(jobs []*reading) (ctx context.Context, end func()) {
+	readers := map[*reader]bool{}
+	for _, j := range jobs {
+		readers[j.of] = true
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var left atomic.Int64
+	left.Store(int64(len(readers)))
+	stops := make([]func() bool, 0, len(readers))
+	for of := range readers {
+		stops = append(stops, context.AfterFunc(of.ctx, func() {
+			if left.Add(-1) == 0 {
+				cancel()
+			}
+		}))
+	}
+	return ctx, func() {
+		for _, stop := range stops {
+			stop()
+		}
+		cancel()
 	}
 }
 

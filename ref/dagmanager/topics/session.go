@@ -65,7 +65,7 @@ type Session struct {
 	broker  Broker
 	opts    Options
 	breaker *gobreaker.CircuitBreaker[any]
-	orders  *batch.Group[*order]
+	orders  *batch.Group[string, *order]
 
 	mu       sync.Mutex
 	view     view
@@ -76,7 +76,7 @@ type Session struct {
 // NewSession returns a session that has not spoken to the broker yet.
 func NewSession(b Broker, o Options) *Session {
 	s := &Session{broker: b, opts: o.withDefaults(), renewing: make(chan struct{}, 1)}
-	s.orders = batch.New(s.opts.Batch, s.work)
+	s.orders = batch.New(s.opts.Batch, func(o *order) string { return o.Name }, s.work)
 	s.breaker = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 		Name:        "kafka-admin",
 		MaxRequests: 1,
@@ -147,9 +147,12 @@ func (s *Session) load(ctx context.Context) error {
 	})
 }
 
-// Run renews the view at intervals until ctx ends. A failure is logged; the old
-// view stays.
+// Run loads the view and renews it at intervals until ctx ends. A failure is
+// logged; the old view stays.
 func (s *Session) Run(ctx context.Context) {
+	if err := s.Refresh(ctx); err != nil {
+		s.opts.Log.Debug("topics not listed yet", "error", err)
+	}
 	for pause(ctx, jitter(s.opts.RefreshAge)) {
 		select {
 		case s.renewing <- struct{}{}:
@@ -292,7 +295,7 @@ func (s *Session) fulfil(orders []*order) {
 		if attempt > 0 {
 			time.Sleep(orderPause << (attempt - 1))
 		}
-		s.orders.Do(orders)
+		_ = s.orders.Do(context.Background(), orders) // others wait for them: nobody leaves
 		var again []*order
 		s.mu.Lock()
 		for _, o := range orders {
