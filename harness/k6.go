@@ -36,9 +36,9 @@ const (
 )
 
 // offer runs the load generator against a gateway, in a process group of its
-// own. When ctx ends it is asked to leave and then killed. The result is read
+// own. The load begins at start, or at once where that is zero. When ctx ends it is asked to leave and then killed. The result is read
 // even when the run went wrong, for evidence.
-func (x *execution) offer(ctx context.Context, target string) (*load.Result, error) {
+func (x *execution) offer(ctx context.Context, target string, start time.Time) (*load.Result, error) {
 	out := x.dir.Path("load")
 	logPath := x.dir.Path("logs", "k6.log")
 	log, err := os.Create(logPath)
@@ -46,7 +46,7 @@ func (x *execution) offer(ctx context.Context, target string) (*load.Result, err
 		return nil, fmt.Errorf("load: %w", err)
 	}
 	defer log.Close()
-	cmd, err := x.k6(out, target)
+	cmd, err := x.k6(out, target, start)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (x *execution) offer(ctx context.Context, target string) (*load.Result, err
 
 // k6 is the command; its environment holds no setting of plumbline's own but
 // what the plan says.
-func (x *execution) k6(out, target string) (*exec.Cmd, error) {
+func (x *execution) k6(out, target string, start time.Time) (*exec.Cmd, error) {
 	var errs [4]error
 	abs := func(i int, path string) string {
 		full, err := filepath.Abs(path)
@@ -79,6 +79,9 @@ func (x *execution) k6(out, target string) (*exec.Cmd, error) {
 	settings := map[string]string{
 		"TARGET": target, "PROFILE": abs(2, x.profileAt), "OUT": abs(3, out), "SEED": strconv.FormatUint(x.Seed, 10), "RUN_ID": x.run.ID,
 		"RATE": x.Rate, "WINDOW": x.Window, "WARMUP": x.WarmUp,
+	}
+	if !start.IsZero() {
+		settings["START_AT"] = strconv.FormatInt(start.UnixMilli(), 10)
 	}
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "PLUMBLINE_") || strings.HasPrefix(v, "K6_")

@@ -50,6 +50,8 @@ type Plan struct {
 	Provider string // auto, embedded, containers, external
 	Backends backend.Candidates
 	Faults   []record.Fault
+	FaultAt  []string            // harm on the timeline of the load, AT:TARGET.KIND:FOR; none: the profile's
+	Recovery verdict.FaultPolicy // what is asked of a load with faults, noted in the record
 
 	Scenarios string   // folder; "": those of the binary
 	Select    []string // patterns of scenarios; none: all
@@ -71,6 +73,7 @@ type checked struct {
 	descriptor sut.Descriptor // zero for an attached SUT
 	tamper     []sut.Rule
 	starve     float64 // share of CPU left to the generator; 1: all
+	planned    []plannedFault
 	scenarios  []scenario.Scenario
 	empty      error // the scenario folder has none
 }
@@ -90,7 +93,7 @@ func (p Plan) check() (*checked, error) {
 	if c.Progress == nil {
 		c.Progress = func(Event) {}
 	}
-	for _, resolve := range []func() error{c.stages, c.sut, c.faults, c.load, c.binaries, c.contract, c.source} {
+	for _, resolve := range []func() error{c.stages, c.sut, c.faults, c.load, c.timeline, c.binaries, c.contract, c.source} {
 		if err := resolve(); err != nil {
 			return nil, usageError{err}
 		}
@@ -284,6 +287,9 @@ func (c *checked) recorded() record.Plan {
 	}
 	if c.asked(verdict.StageLoad) {
 		p.Rate = c.profile.MeanRate()
+	}
+	for _, f := range c.planned {
+		p.Faults = append(slices.Clone(p.Faults), record.Fault{Name: f.name(), Rule: f.text})
 	}
 	if p.Scenarios == "" {
 		p.Scenarios = "built in"

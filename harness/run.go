@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"qmtl.internal/plumbline/bench/load"
 	"qmtl.internal/plumbline/harness/audit"
 	"qmtl.internal/plumbline/harness/backend"
 	"qmtl.internal/plumbline/harness/backend/faultproxy"
@@ -282,9 +283,9 @@ func (x *execution) contractStage(ctx context.Context) error {
 
 // loadStage offers the load and audits what became of it.
 func (x *execution) loadStage(ctx context.Context) error {
-	x.harm = false
+	x.harm = len(x.planned) > 0
 	return x.withSUT(ctx, "load", x.heapCap, func(ctx context.Context, in *sut.Instance) error {
-		world := audit.World{Kafka: x.set.Kafka, Redis: x.set.Redis, CommitLog: x.set.Topic(commitLog)}
+		world := audit.World{Kafka: x.set.Kafka, Redis: x.set.Redis, CommitLog: x.set.Topic(commitLog), Dial: x.set.Dial}
 		if world.Kafka == "" || world.Redis == "" {
 			return errors.New("audit: a load needs the addresses of the SUT's Kafka and Redis, to see what was stored; give --kafka and --redis")
 		}
@@ -303,11 +304,36 @@ func (x *execution) loadStage(ctx context.Context) error {
 // offerWatched offers the load while the probes look at the SUT.
 func (x *execution) offerWatched(ctx context.Context, in *sut.Instance) error {
 	w := probe.Watch(ctx, targets(in), probe.Options{Since: x.run.Started, Log: x.Log})
-	result, err := x.offer(ctx, in.Endpoints().Gateway)
+	result, err := x.offerHarmed(ctx, in)
 	series, absent := w.Stop()
 	x.run.Load, x.run.Series = result, series
 	maps.Copy(x.run.Absent, absent)
 	return err
+}
+
+// offerHarmed offers the load and does the planned faults meanwhile. It returns
+// when everything is healed.
+func (x *execution) offerHarmed(ctx context.Context, in *sut.Instance) (*load.Result, error) {
+	if len(x.planned) == 0 {
+		return x.offer(ctx, in.Endpoints().Gateway, time.Time{})
+	}
+	faults, err := x.faultsFor(in)
+	if err != nil {
+		return nil, err
+	}
+	zero := time.Now().Add(loadLead).Truncate(time.Millisecond)
+	harming, stop := context.WithCancel(ctx)
+	defer stop()
+	line := startTimeline(harming, zero, faults)
+	result, err := x.offer(ctx, in.Endpoints().Gateway, zero)
+	if err != nil {
+		stop()
+	}
+	outages, failed := line.wait()
+	if err = errors.Join(err, failed); err != nil {
+		return result, err
+	}
+	return result, x.noteOutages(outages)
 }
 
 // targets are the processes to probe. A process that was restarted is found

@@ -35,6 +35,7 @@ type Profile struct {
 	HeapCap     int64   // bytes; 0: none
 	PrivateNode float64 // share of the catalogue submissions with a node of their own
 	Mix         Mix
+	Faults      []string // harm planned into the load, as AT:TARGET.KIND:FOR; for the harness, the load itself does none
 }
 
 // Mix is the share of each class of submissions; the sum is 1.
@@ -97,6 +98,7 @@ type profileFile struct {
 	HeapCap     json.Number `json:"heap_cap_bytes"`
 	PrivateNode float64     `json:"private_node_share"`
 	Mix         Mix         `json:"mix"`
+	Faults      []string    `json:"faults"`
 }
 
 type stageFile struct {
@@ -138,7 +140,7 @@ func ParseProfile(b []byte) (Profile, error) {
 func (f profileFile) profile() (Profile, error) {
 	var m mistakes
 	p := Profile{
-		Name: f.Name, Title: f.Title, PrivateNode: f.PrivateNode, Mix: f.Mix,
+		Name: f.Name, Title: f.Title, PrivateNode: f.PrivateNode, Mix: f.Mix, Faults: f.Faults,
 		Rate: m.integer("rate_per_s", f.Rate), HeapCap: m.integer("heap_cap_bytes", f.HeapCap),
 		MaxInFlight: int(m.integer("max_in_flight", f.MaxInFlight)), Backlog: int(m.integer("backlog", f.Backlog)),
 		WarmUp: m.duration("warm_up", f.WarmUp), Window: m.duration("window", f.Window), Drain: m.duration("drain", f.Drain),

@@ -70,6 +70,21 @@ func quantiles(h *hdrhistogram.Histogram) Quantiles {
 
 func millis(ns int64) float64 { return float64(ns) / 1e6 }
 
+// ClassOf is the timing of some outcomes. Those that were never sent or never
+// answered have none.
+func ClassOf(outcomes []Outcome) Class {
+	t := Timings{}.of(All)
+	for _, o := range outcomes {
+		if o.Fate == Dropped || o.Fate == Lost {
+			continue
+		}
+		put(t.Lag, o.Sent-o.Due)
+		put(t.Service, o.Done-o.Sent)
+		put(t.Latency, o.Done-o.Due)
+	}
+	return t.Class()
+}
+
 // Timings holds the timing of each class, without All.
 type Timings map[string]*Timing
 

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 
@@ -32,6 +33,9 @@ type World struct {
 	Kafka     string
 	Redis     string
 	CommitLog string // topic of the commit log
+	// Dial reaches both servers where the SUT sees them through something else;
+	// nil: they are dialled as they are.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // ErrNothing is in the chain of the error that Run gives when no submission was
@@ -79,7 +83,11 @@ func dial(w World) (*clients, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := kgo.NewClient(kgo.SeedBrokers(w.Kafka), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
+	opts := []kgo.Opt{kgo.SeedBrokers(w.Kafka), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords()}
+	if w.Dial != nil {
+		o.Dialer, opts = w.Dial, append(opts, kgo.Dialer(w.Dial))
+	}
+	k, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka %s: %w", w.Kafka, err)
 	}

@@ -63,7 +63,7 @@ func (a *app) measure(stages ...string) func(*cobra.Command, []string) error {
 		if err != nil {
 			return err
 		}
-		plan.Limit = ask.policy.Complexity.Limit
+		plan.Limit, plan.Recovery = ask.policy.Complexity.Limit, ask.policy.Faults
 		plan.Log = a.logger()
 		plan.Progress = newProgress(a.Err, a.Terminal).show
 		run, err := harness.Run(cmd.Context(), plan)

@@ -27,7 +27,7 @@ type flags struct {
 	sut, dagManager, dagManagerHTTP        string
 	provider, kafka, redis, neo4j          string
 	images                                 []string
-	faults                                 []string
+	faults, faultAt                        []string
 	scenarios                              string
 	only                                   []string
 	formats, base                          string
@@ -65,6 +65,7 @@ func (f *flags) offered(fs *pflag.FlagSet) {
 	fs.StringVar(&f.rate, "rate", "", "requests per second, instead of the profile's")
 	fs.StringVar(&f.window, "window", "", "measured time such as 30s, instead of the profile's")
 	fs.StringVar(&f.warmUp, "warmup", "", "load before the window such as 5s, instead of the profile's")
+	fs.StringArrayVar(&f.faultAt, "fault-at", nil, "harm in the middle of the load, AT:TARGET.KIND:FOR such as 10s:kafka.stop:5s or 20s:gateway.kill:2s, instead of the profile's; AT counts from the start of the load")
 	fs.StringVar(&f.heapCap, "heap-cap", "", "heap cap of the gateway such as 128MiB, instead of the profile's; 0: none")
 }
 
@@ -136,7 +137,7 @@ func (f *flags) plan(stages ...string) (harness.Plan, error) {
 			Containers: containers.Provider{Images: images},
 			External:   backend.External{Kafka: f.kafka, Redis: f.redis, Neo4j: f.neo4j},
 		},
-		Faults: faults, Scenarios: f.scenarios, Select: f.only,
+		Faults: faults, FaultAt: f.faultAt, Scenarios: f.scenarios, Select: f.only,
 	}, nil
 }
 

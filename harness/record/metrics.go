@@ -57,6 +57,7 @@ func Derive(r *Run) (Metrics, map[string]string) {
 	d.contract(r)
 	d.load(r)
 	d.audit(r)
+	d.outages(r)
 	d.memory(r)
 	d.complexity(r)
 	d.fidelity(r)
@@ -139,7 +140,7 @@ func (d deriver) load(r *Run) {
 	} else {
 		d.missing("the window has no length", Throughput)
 	}
-	d.timing(r.Load.Classes[allRequests], r.Load.Generator)
+	d.timing(judgedTiming(r), r.Load.Generator)
 }
 
 func (d deriver) timing(all load.Class, generator load.Quantiles) {
@@ -173,7 +174,7 @@ func (d deriver) audit(r *Run) {
 	a := r.Audit
 	var unanswered int64
 	if r.Load != nil {
-		unanswered = r.Load.Ledger.Lost
+		unanswered = r.Load.Ledger.Lost - explained(r)
 	}
 	n := int64(a.Accepted)
 	d.put(Lost, float64(unanswered)+inWindow(a.Lost), Count, n)

@@ -32,6 +32,7 @@ type Run struct {
 	Contract   []Outcome    `json:"contract"`             // one entry a scenario
 	Fidelity   *Fidelity    `json:"fidelity,omitempty"`   // nil: the scenarios ran on one kind of backends only
 	Load       *load.Result `json:"load,omitempty"`       // nil: no load was offered
+	Outages    *Outages     `json:"outages,omitempty"`    // nil: no fault was planned into the load
 	Audit      *Audit       `json:"audit,omitempty"`      // nil: nothing was audited
 	Series     []Series     `json:"series"`               // probes over time
 	Complexity *Complexity  `json:"complexity,omitempty"` // nil: not measured

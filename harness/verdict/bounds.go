@@ -62,12 +62,12 @@ func (j *judge) loss() {
 	}
 	l := j.cand.Load
 	if a := j.cand.Audit; a != nil {
-		unanswered := l.Ledger.Lost + l.WarmUpLedger.Lost
+		unanswered := l.Ledger.Lost + l.WarmUpLedger.Lost - j.excused().Unanswered
 		j.none("loss.lost", "lost", unanswered+int64(len(a.Lost)), a.Lost)
 		j.none("loss.duplicates", "doubled", int64(len(a.Duplicates)), a.Duplicates)
 		j.none("loss.orphans", "stored without an acknowledgement", int64(len(a.Orphans)), a.Orphans)
 	}
-	odd := l.Ledger.Unexpected + l.WarmUpLedger.Unexpected
+	odd := l.Ledger.Unexpected + l.WarmUpLedger.Unexpected - j.excused().Refused
 	var details []string
 	for _, k := range slices.Sorted(maps.Keys(l.Unexpected)) {
 		details = append(details, fmt.Sprintf("%s: %d", k, l.Unexpected[k]))

@@ -17,6 +17,7 @@ const (
 	Contract    = "contract"
 	Fidelity    = "fidelity"
 	Loss        = "loss"
+	Faults      = "faults"
 	Latency     = "latency"
 	Memory      = "memory"
 	Complexity  = "complexity"
@@ -54,7 +55,7 @@ type Base struct {
 func Judge(p Policy, base Base, cand *record.Run) Judged {
 	j := &judge{policy: p, base: base, cand: cand}
 	for _, put := range []func(){
-		j.measurement, j.contract, j.fidelity, j.loss, j.latency, j.memory, j.complexity, j.baseline,
+		j.measurement, j.contract, j.fidelity, j.loss, j.faults, j.latency, j.memory, j.complexity, j.baseline,
 	} {
 		put()
 	}

@@ -23,6 +23,7 @@ type Policy struct {
 	Contract    ContractPolicy    `json:"contract"`
 	Fidelity    FidelityPolicy    `json:"fidelity"`
 	Latency     []LatencyLimit    `json:"latency"`
+	Faults      FaultPolicy       `json:"faults"`
 	Complexity  ComplexityPolicy  `json:"complexity"`
 	Comparison  ComparisonPolicy  `json:"comparison"`
 	// Green lists the verdicts that end with exit code 0 besides pass:
@@ -56,6 +57,15 @@ type LatencyLimit struct {
 	P95      *float64 `json:"p95_ms,omitempty"`
 	P99      *float64 `json:"p99_ms,omitempty"`
 	P999     *float64 `json:"p999_ms,omitempty"`
+}
+
+// FaultPolicy says what is asked of a load into which faults were planned.
+// Latency is not judged during a fault and for RecoveryS after its relief; by
+// then every request must be answered as it should within LatencyMS again.
+// The zero value holds for runs without faults only.
+type FaultPolicy struct {
+	RecoveryS float64 `json:"recovery_s"`
+	LatencyMS float64 `json:"latency_ms"`
 }
 
 // ComplexityPolicy bounds the complexity of functions.
@@ -156,6 +166,7 @@ func (p Policy) Check() error {
 	bad(p.Schema != PolicyVersion, "schema is %d, this plumbline reads %d", p.Schema, PolicyVersion)
 	bad(p.Measurement.GeneratorLagP99 <= 0, "measurement.generator_lag_p99_ms must be above 0")
 	bad(p.Contract.MinPassed < 1, "contract.min_passed must be at least 1: an empty contract proves nothing")
+	bad(p.Faults.RecoveryS < 0 || p.Faults.LatencyMS < 0, "faults.recovery_s and faults.latency_ms must not be negative")
 	bad(p.Complexity.Limit < 1, "complexity.limit must be at least 1")
 	bad(p.Complexity.GrowthLimit < 1, "complexity.growth_limit must be at least 1")
 	bad(p.Comparison.Alpha <= 0 || p.Comparison.Alpha >= 0.5, "comparison.alpha must lie between 0 and 0.5")

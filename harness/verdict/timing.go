@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"qmtl.internal/plumbline/bench/load"
 	"qmtl.internal/plumbline/harness/record"
 	"qmtl.internal/plumbline/harness/stat"
 )
@@ -25,7 +24,7 @@ type comparison struct {
 func (j *judge) timing(b *record.Run) {
 	var family []comparison
 	for _, name := range slices.Sorted(maps.Keys(j.policy.Comparison.Metrics)) {
-		c, err := j.compare(name, b.Load, j.cand.Load)
+		c, err := j.compare(name, b, j.cand)
 		if err != nil {
 			j.add(Check{Name: "baseline." + name, Group: Baseline, Verdict: Inconclusive, Reason: fmt.Sprintf("%s cannot be compared with %s: %v", name, b.ID, err)})
 			continue
@@ -47,7 +46,7 @@ func (j *judge) timing(b *record.Run) {
 	}
 }
 
-func (j *judge) compare(name string, base, cand *load.Result) (comparison, error) {
+func (j *judge) compare(name string, base, cand *record.Run) (comparison, error) {
 	c := comparison{name: name, question: stat.Question{Alpha: j.policy.Comparison.Alpha, Worse: stat.HigherIsWorse}}
 	was, is := perSecond(name, base), perSecond(name, cand)
 	var err error
@@ -62,10 +61,10 @@ func (j *judge) compare(name string, base, cand *load.Result) (comparison, error
 }
 
 // perSecond takes the metric of each second that has answers.
-func perSecond(name string, r *load.Result) (out []float64) {
+func perSecond(name string, r *record.Run) (out []float64) {
 	of := sampled[name]
-	for _, s := range r.Seconds {
-		if s.Answered > 0 {
+	for _, s := range r.Load.Seconds {
+		if s.Answered > 0 && !touched(r.Outages, s.At) {
 			out = append(out, of(s))
 		}
 	}
