@@ -70,17 +70,38 @@ func steps(o record.Outcome) string {
 // reference builds and starts both services.
 func reference(t *testing.T) scenario.Env {
 	t.Helper()
+	set, in := launched(t, built(t), nil)
+	e := in.Endpoints()
+	return scenario.Env{
+		Gateway: e.Gateway, DagManager: e.DagManager, DagManagerHTTP: e.DagManagerHTTP, Kafka: set.Kafka, Redis: set.Redis,
+		Provider: set.Kind, RunID: "test", Seed: 1, TopicPrefix: set.Prefix,
+		Faults: append(set.Faults(), in.Faults()...), Dial: set.Dial,
+	}
+}
+
+// built gives the folder of the reference's binaries.
+func built(t *testing.T) string {
+	t.Helper()
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "../../ref/cmd/gateway", "../../ref/cmd/dagmanager")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the reference: %v\n%s", err, out)
 	}
+	return bin
+}
+
+// launched starts the reference on set, or on backends of its own for nil.
+func launched(t *testing.T, bin string, set *backend.Set) (*backend.Set, *sut.Instance) {
+	t.Helper()
 	logs := t.TempDir()
-	set, err := faultproxy.Provider{Provider: backend.Embedded{}}.Start(t.Context(), backend.Options{RunID: "test", LogDir: logs, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	if set == nil {
+		set, err = faultproxy.Provider{Provider: backend.Embedded{}}.Start(t.Context(), backend.Options{RunID: "test", LogDir: logs, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = set.Close(context.Background()) })
 	}
-	t.Cleanup(func() { _ = set.Close(context.Background()) })
 	d, err := sut.Load("reference")
 	if err != nil {
 		t.Fatal(err)
@@ -97,12 +118,7 @@ func reference(t *testing.T) scenario.Env {
 			keepLogs(t, logs)
 		}
 	})
-	e := in.Endpoints()
-	return scenario.Env{
-		Gateway: e.Gateway, DagManager: e.DagManager, DagManagerHTTP: e.DagManagerHTTP, Kafka: set.Kafka, Redis: set.Redis,
-		Provider: set.Kind, RunID: "test", Seed: 1, TopicPrefix: set.Prefix,
-		Faults: append(set.Faults(), in.Faults()...), Dial: set.Dial,
-	}
+	return set, in
 }
 
 func keepLogs(t *testing.T, dir string) {

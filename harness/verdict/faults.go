@@ -43,12 +43,24 @@ func (j *judge) recovered(i int, o record.Outage, asked FaultPolicy) {
 		Name: fmt.Sprintf("faults.recovery.%d", i+1), Group: Faults, Limit: fmt.Sprintf("%g s", asked.RecoveryS),
 		Reason: fmt.Sprintf("after %s (%.1f s to %.1f s) no second was answered in full within %g ms before the load or the quiet after it ended", o.Fault, o.Start, o.End, asked.LatencyMS),
 	}
+	otherwise := Fail
+	if o.RecoveryS == nil && j.crowded(i, asked) {
+		otherwise = Invalid
+		c.Reason += "; the next fault came before that could be told, so plan them further apart"
+	}
 	ok := o.RecoveryS != nil && *o.RecoveryS <= asked.RecoveryS
 	if o.RecoveryS != nil {
 		c.Value = fmt.Sprintf("%.2f s", *o.RecoveryS)
 		c.Reason = fmt.Sprintf("after %s (%.1f s to %.1f s) the SUT was back within %s, at most %g s", o.Fault, o.Start, o.End, c.Value, asked.RecoveryS)
 	}
-	j.put(ok, Fail, c)
+	j.put(ok, otherwise, c)
+}
+
+// crowded tells whether the next fault began before outage i could be recovered
+// from.
+func (j *judge) crowded(i int, asked FaultPolicy) bool {
+	all := j.cand.Outages.Outages
+	return i+1 < len(all) && all[i+1].Start < all[i].Relief+asked.RecoveryS+1
 }
 
 // touched tells whether an outage or what follows it falls into the second at.

@@ -52,6 +52,11 @@ func TestJudgeOutages(t *testing.T) {
 		}, asked, "loss.lost", verdict.Fail},
 		{"late", func(r *record.Run) { r.Outages.Outages[0].RecoveryS = &late }, asked, "faults.recovery.1", verdict.Fail},
 		{"never", func(r *record.Run) { r.Outages.Outages[0].RecoveryS = nil }, asked, "faults.recovery.1", verdict.Fail},
+		{"never, but the next fault came at once", func(r *record.Run) {
+			took := 1.0
+			r.Outages.Outages[0].RecoveryS = nil
+			r.Outages.Outages = append(r.Outages.Outages, record.Outage{Fault: "redis.cut", Start: 12, End: 13, Relief: 13, RecoveryS: &took})
+		}, asked, "faults.recovery.1", verdict.Invalid},
 		{"excuses too much", func(r *record.Run) { r.Outages.AllowanceS = 9 }, asked, "faults.allowance", verdict.Invalid},
 		{"no policy", nil, verdict.FaultPolicy{}, "faults.allowance", verdict.Invalid},
 	} {
