@@ -2,6 +2,7 @@ package nodestore
 
 import (
 	"container/list"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -66,7 +67,8 @@ func (c *cache) put(era uint64, n *diff.Node) {
 	if era != c.era {
 		return
 	}
-	entry := remembered{n, c.now().Add(c.age)}
+	// What was read together is not forgotten together.
+	entry := remembered{n, c.now().Add(c.age - rand.N(c.age/4+1))}
 	if e := c.byID[n.ID]; e != nil {
 		e.Value = entry
 		c.recent.MoveToFront(e)
