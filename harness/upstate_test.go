@@ -127,15 +127,28 @@ func TestOneUpAFolder(t *testing.T) {
 		t.Errorf("a claim at the same moment = %v", err)
 	}
 	if err := second.forget(dir); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	if s, err := readUp(dir); err != nil || s == nil || s.RunID != "up-1" {
 		t.Errorf("after the stranger's forget: %+v, %v", s, err)
+	}
+}
+
+func TestTheNextUpClearsWhatAKilledOneLeft(t *testing.T) {
+	dir := t.TempDir()
+	o, left := owner(t, "exec sleep 60"), owner(t, "exec sleep 60")
+	first, second := stateOf(o, backend.KindEmbedded), stateOf(left, backend.KindEmbedded)
+	first.Processes, second.RunID = []process{processOf("gateway", left.Process.Pid)}, "up-2"
+	if err := first.claim(dir); err != nil {
+		t.Fatal(err)
 	}
 	_ = o.Process.Kill()
 	_ = o.Wait()
 	if err := second.claim(dir); err != nil {
 		t.Errorf("claim after the owner's death = %v", err)
+	}
+	if !first.Processes[0].gone(t.Context(), 5*time.Second) {
+		t.Error("what outlived the killed owner runs")
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("left in the folder: %v, %v", left, err)

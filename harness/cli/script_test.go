@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"qmtl.internal/plumbline/harness/backend/containers"
 )
 
 // programs is the folder of the real binaries that the scripts run.
@@ -56,6 +58,15 @@ func withPrograms(m *testing.M) (int, error) {
 func TestScripts(t *testing.T) { testscript.Run(t, params(t, "testdata/script/quick-*.txtar")) }
 func TestLoadScripts(t *testing.T) {
 	testscript.RunT(serial{t}, params(t, "testdata/script/load-*.txtar"))
+}
+
+// Scripts that need containers. Where Docker or the images are missing they are
+// skipped, and the reason says what.
+func TestDockerScripts(t *testing.T) {
+	if _, err := (containers.Provider{}).Available(t.Context()); err != nil {
+		t.Skip("allowed: no containers here: ", err)
+	}
+	testscript.RunT(serial{t}, params(t, "testdata/script/docker-*.txtar"))
 }
 
 // serial runs scripts one after the other.
