@@ -26,6 +26,10 @@ import (
 const (
 	// stopWithin bounds the stop of everything a stage started.
 	stopWithin = 30 * time.Second
+	// settleWithin is how long after a load with outages what was acknowledged
+	// may take to be complete; auditAgain is the time between two looks.
+	settleWithin = 30 * time.Second
+	auditAgain   = 2 * time.Second
 )
 
 // commitLog is the topic of the commit log, before the prefix of the backends.
@@ -354,17 +358,42 @@ func pidOf(in *sut.Instance, name string) int {
 	return 0
 }
 
+// audit compares once; after outages again and again while anything is wrong:
+// what was acknowledged while a server was away may be completed when it is
+// back, within settleWithin after the load.
 func (x *execution) audit(ctx context.Context, w audit.World, before audit.Snapshot) error {
+	began := time.Now()
+	for {
+		a, err := x.auditOnce(ctx, w, before)
+		if err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+		x.run.Audit = a
+		clean := len(a.Lost)+len(a.Duplicates)+len(a.Orphans) == 0
+		took := time.Since(began)
+		if x.run.Outages == nil || clean || took > settleWithin {
+			x.noteSettled(clean, took)
+			return nil
+		}
+		if !pause(ctx, auditAgain) {
+			return fmt.Errorf("audit: %w", context.Cause(ctx))
+		}
+	}
+}
+
+func (x *execution) noteSettled(clean bool, took time.Duration) {
+	if x.run.Outages != nil && clean && took > auditAgain {
+		x.run.Notes = append(x.run.Notes, fmt.Sprintf("after the outages the stores were complete %s after the load", took.Round(time.Second)))
+	}
+}
+
+func (x *execution) auditOnce(ctx context.Context, w audit.World, before audit.Snapshot) (*record.Audit, error) {
 	f, err := x.openOutcomes()
 	if err != nil {
-		return fmt.Errorf("audit: %w", err)
+		return nil, err
 	}
 	defer f.Close()
-	x.run.Audit, err = audit.Run(ctx, w, before, f)
-	if err != nil {
-		return fmt.Errorf("audit: %w", err)
-	}
-	return nil
+	return audit.Run(ctx, w, before, f)
 }
 
 // measureComplexity measures every function of the source tree.
