@@ -28,7 +28,12 @@ build: ## build plumbline, its k6, and the reference gateway and DAG Manager int
 	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6
 
 .PHONY: bench
-bench: build ## the whole gate: contract, load, audit, complexity, comparison, verdict
+bench: build ## the whole gate: contract, load, audit, fidelity, complexity, comparison, verdict
+	@if [ "$${PLUMBLINE_PROVIDER:-auto}" = auto ] && [[ '$(ARGS)' != *--provider* ]] && docker version >/dev/null 2>&1 \
+	  && ! bin/plumbline doctor --provider containers --only-backends >/dev/null; then \
+	  echo 'bench: Docker answers but images are missing; building them (make images), which takes some minutes once' >&2; \
+	  $(MAKE) --no-print-directory images >&2 || echo 'bench: the images could not be built; embedded servers serve instead' >&2; \
+	fi
 	bin/plumbline bench $(ARGS)
 
 .PHONY: test
@@ -52,7 +57,8 @@ up: build ## start backends and the reference in the background and print their 
 	@bin/plumbline up --detach $(ARGS)
 
 .PHONY: down
-down: build ## end what make up started
+down: ## end what make up started
+	@[ -x bin/plumbline ] || $(MAKE) --no-print-directory build
 	@bin/plumbline down
 
 .PHONY: images

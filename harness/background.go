@@ -83,15 +83,18 @@ func endedEarly(err error, words string) error {
 	if !errors.As(err, &exit) {
 		return fmt.Errorf("up ended before it served: %s", words)
 	}
+	if words == "" {
+		words = fmt.Sprintf("up ended with exit code %d and left no word, as where a disk is full", exit.ExitCode())
+	}
 	return &BackgroundError{Code: exit.ExitCode(), Text: words}
 }
 
 // lastWords is the error with which the background process ended: what it wrote
-// from the last line that begins with its name.
+// from the last line that begins with its name; "" when it wrote nothing.
 func lastWords(log string, from int64) string {
 	b, err := os.ReadFile(log)
-	if err != nil || int64(len(b)) < from {
-		return "it left no word in " + log
+	if err != nil || int64(len(b)) <= from {
+		return ""
 	}
 	const name = "plumbline: "
 	text := "\n" + string(bytes.TrimSpace(b[from:]))

@@ -128,7 +128,7 @@ func (s *upState) create(artifacts string) error {
 	}
 	tmp := fmt.Sprintf("%s-%d", upPath(artifacts), os.Getpid())
 	if err := os.WriteFile(tmp, b, 0o644); err != nil {
-		return errors.Join(err, os.Remove(tmp))
+		return errors.Join(fmt.Errorf("%w; make room, or name another folder with --artifacts", err), os.Remove(tmp))
 	}
 	err = os.Link(tmp, upPath(artifacts)) // fails where there is a file
 	if errors.Is(err, fs.ErrExist) {

@@ -173,7 +173,7 @@ func TestBrokenStateIsToldAndKept(t *testing.T) {
 func TestBackgroundThatEndsEarlyTellsItsLastWords(t *testing.T) {
 	for script, want := range map[string]BackgroundError{
 		"echo starting; echo 'plumbline: no Docker here' >&2; exit 3": {3, "no Docker here"},
-		"exit 2": {2, "see "},
+		"echo odd; exit 2": {2, "see "}, "exit 2": {2, "up ended with exit code 2 and left no word"},
 	} {
 		_, err := UpInBackground(t.Context(), t.TempDir(), "/bin/sh", "-c", script)
 		var ended *BackgroundError

@@ -13,6 +13,7 @@ import (
 
 func (a *app) doctor() *cobra.Command {
 	var format string
+	var only bool
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "say what this machine can do, and how to mend what is missing", Args: cobra.NoArgs,
 		Long: `Looks at Docker, images, cores, memory, disk, clock, cgroups, ports and programs,
@@ -34,12 +35,13 @@ measures for a second how late the load generator wakes, and says which backends
 			}
 			return a.showHealth(format, doctor.Examine(cmd.Context(), doctor.Options{
 				Artifacts: a.flags.artifacts, Bin: a.flags.binDir, Provider: a.flags.provider, Backends: plan.Backends,
-				Containers: containers.Provider{Images: images}, Getenv: a.Getenv,
+				Containers: containers.Provider{Images: images}, Getenv: a.Getenv, OnlyBackends: only,
 			}))
 		},
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&format, "format", "text", "how to show it: text or json")
+	fs.BoolVar(&only, "only-backends", false, "look at Docker, images and the choice of backends only")
 	fs.StringVar(&a.flags.provider, "provider", "auto", "backends to look for: auto, embedded, containers or external")
 	fs.StringArrayVar(&a.flags.images, "image", nil, "image of a server: kafka=NAME, redis=NAME or neo4j=NAME")
 	return cmd

@@ -57,6 +57,8 @@ type Options struct {
 	Containers containers.Provider
 	Getenv     func(string) string
 	Pace       time.Duration // how long the timer is measured; 0: 1 s
+	// OnlyBackends leaves out what has nothing to do with the choice of backends.
+	OnlyBackends bool
 }
 
 // Examine looks at everything. It takes about Options.Pace.
@@ -67,10 +69,14 @@ func Examine(ctx context.Context, o Options) Report {
 	if o.Pace <= 0 {
 		o.Pace = time.Second
 	}
-	r := Report{}
-	for _, look := range []func(context.Context, Options) []Finding{
+	looks := []func(context.Context, Options) []Finding{
 		machine, toolchain, programs, disk, loopback, memoryCap, timer, docker, settings,
-	} {
+	}
+	if o.OnlyBackends {
+		looks = looks[len(looks)-2:]
+	}
+	r := Report{}
+	for _, look := range looks {
 		r.Findings = append(r.Findings, look(ctx, o)...)
 	}
 	var chosen Finding
