@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -169,6 +170,8 @@ func explain(ctx context.Context, what string, err error) error {
 	}
 	var netErr *net.OpError
 	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: no port is left to connect from (%w); end what holds them (ss -s), or widen net.ipv4.ip_local_port_range", what, syscall.EADDRNOTAVAIL)
 	case errors.As(err, &netErr) && netErr.Op == "dial":
 		return fmt.Errorf("%s: nothing answers there (%w); start it, or give another address", what, netErr.Err)
 	case ctx.Err() != nil:

@@ -31,6 +31,10 @@ type Embedded struct {
 // growth of one segment stalls the whole server for tens of milliseconds.
 const segmentBytes = "1048576"
 
+// embeddedWithin bounds the proof that both serve. They serve at once; without a
+// bound a client would try for ever where the machine has no port left.
+const embeddedWithin = 20 * time.Second
+
 // Start serves both and proves each with a real operation.
 func (e Embedded) Start(ctx context.Context, o Options) (_ *Set, err error) {
 	var undo Unwind
@@ -51,7 +55,9 @@ func (e Embedded) Start(ctx context.Context, o Options) (_ *Set, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(CheckKafka(ctx, kafka.advertised, o.RunID), CheckRedis(ctx, redisAt, o.RunID)); err != nil {
+	checking, stop := context.WithTimeoutCause(ctx, embeddedWithin, fmt.Errorf("not ready within %s", embeddedWithin))
+	defer stop()
+	if err := errors.Join(CheckKafka(checking, kafka.advertised, o.RunID), CheckRedis(checking, redisAt, o.RunID)); err != nil {
 		return nil, err
 	}
 	o.Logger().Info("embedded backends serve", "kafka", kafka.advertised, "redis", redisAt)

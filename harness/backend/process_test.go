@@ -16,7 +16,11 @@ func TestProcessStart(t *testing.T) {
 	if got := ProcessStart(1 << 29); got != "" {
 		t.Errorf("start of no process = %q", got)
 	}
-	// A name that looks like the fields behind it must not be taken for them.
+}
+
+// sleeper runs under a name that looks like the fields behind it.
+func sleeper(t *testing.T) *exec.Cmd {
+	t.Helper()
 	odd := exec.Command("sh", "-c", `cp "$(command -v sleep)" "$0/a) R 1" && exec "$0/a) R 1" 60`, t.TempDir())
 	if err := odd.Start(); err != nil {
 		t.Fatal(err)
@@ -27,6 +31,11 @@ func TestProcessStart(t *testing.T) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+	return odd
+}
+
+func TestProcessStartOfAnOddName(t *testing.T) {
+	me, odd := ProcessStart(os.Getpid()), sleeper(t)
 	if got := ProcessStart(odd.Process.Pid); len(got) < len(me)-1 {
 		t.Errorf("start of a process with an odd name = %q; mine is %q", got, me)
 	}
