@@ -54,14 +54,31 @@ func openStore(ctx context.Context, rt *service.Runtime, c Config) (Store, error
 	rt.OnStop("neo4j", store.Close)
 	rt.Metrics.MustRegister(gaugeFunc("dagmanager_nodes_remembered", "Nodes of the graph database that are remembered.",
 		func() float64 { return float64(store.Remembered()) }))
+	if err := warm(ctx, store, c.Neo4j.Timeout); err != nil {
+		rt.Log.Warn("the graph database is not ready; diffs of new nodes wait for it", "error", err)
+	}
 	rt.Go("graph counter", func(ctx context.Context) error {
-		if err := store.Warm(ctx); err != nil {
-			rt.Log.Debug("graph not warmed up", "error", err)
-		}
 		countGraph(ctx, store, rt.Metrics, rt.Log)
 		return nil
 	})
 	return store, nil
+}
+
+// warmLimit is how long a graph database that answers slowly may hold up a start.
+const warmLimit = 10 * time.Second
+
+// warm prepares the graph database. One that has just started takes seconds for
+// its first statements, which no diff should wait for: it is asked again when it
+// took all of timeout. One that is away holds up nothing.
+func warm(ctx context.Context, store *nodestore.Neo4j, timeout time.Duration) error {
+	for begun := time.Now(); ; {
+		asked := time.Now()
+		err := store.Warm(ctx)
+		slow := time.Since(asked) >= timeout
+		if err == nil || !slow || ctx.Err() != nil || time.Since(begun) > warmLimit {
+			return err
+		}
+	}
 }
 
 // openMemory makes a store in memory with the graph of a file to begin with.

@@ -164,6 +164,9 @@ MATCH (q:Queue) RETURN count(q) AS n`
 // statements of diffs, which takes it seconds when it has just started. Nothing
 // else depends on it.
 func (s *Neo4j) Warm(ctx context.Context) error {
+	if err := s.prepare(ctx); err != nil { // first: it changes plans
+		return err
+	}
 	for _, read := range []statement{
 		{lookupQuery, params{"ids": []string{}}},
 		{queuesAnyQuery, params{"tags": []string{}, "interval": -1}},
