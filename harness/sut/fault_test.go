@@ -28,14 +28,7 @@ func TestFaultsHarmOneProcessAndHeal(t *testing.T) {
 	}
 	other := in.Processes()[0].PID
 	for _, name := range []string{backend.FaultKill, backend.FaultStop, backend.FaultPause} {
-		f, err := in.Faults().Get("gateway", name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		heal, err := f.Apply(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		heal := harmed(t, in, name)
 		if answered() {
 			t.Errorf("%s: the gateway still answers", name)
 		}
@@ -51,15 +44,23 @@ func TestFaultsHarmOneProcessAndHeal(t *testing.T) {
 	}
 }
 
-func TestStopReachesAPausedProcess(t *testing.T) {
-	in := launched(t, descriptor(spec("gateway", "serve")), Options{})
-	f, err := in.Faults().Get("gateway", backend.FaultPause)
+// harmed applies a fault to the gateway and returns what heals it.
+func harmed(t *testing.T, in *Instance, name string) func(context.Context) error {
+	t.Helper()
+	f, err := in.Faults().Get("gateway", name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Apply(t.Context()); err != nil {
+	heal, err := f.Apply(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
+	return heal
+}
+
+func TestStopReachesAPausedProcess(t *testing.T) {
+	in := launched(t, descriptor(spec("gateway", "serve")), Options{})
+	harmed(t, in, backend.FaultPause)
 	if err := in.Stop(context.Background()); err != nil {
 		t.Errorf("Stop = %v; want a clean end without SIGKILL", err)
 	}

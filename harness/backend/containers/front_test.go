@@ -47,27 +47,32 @@ func TestServersBehindProxies(t *testing.T) {
 	if err := errors.Join(sut.Set(t.Context(), "kept", "1", 0).Err(), produce(log, 20*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	for _, server := range []string{"redis", "kafka"} {
-		f, err := s.Faults().Get(server, backend.FaultCut)
-		if err != nil {
-			t.Fatal(err)
-		}
-		heal, err := f.Apply(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := heal(context.Background()); err != nil {
-				t.Error(err)
-			}
-		}()
-	}
+	cut(t, s, "redis")
+	cut(t, s, "kafka")
 	if sut.Get(t.Context(), "kept").Err() == nil || produce(log, time.Second) == nil {
 		t.Error("the SUT reaches its servers through a cut network")
 	}
 	if err := errors.Join(own.Get(t.Context(), "kept").Err(), produce(around, 20*time.Second)); err != nil {
 		t.Errorf("the harness does not get around the proxies: %v", err)
 	}
+}
+
+// cut cuts a server off until the test ends.
+func cut(t *testing.T, s *backend.Set, server string) {
+	t.Helper()
+	f, err := s.Faults().Get(server, backend.FaultCut)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heal, err := f.Apply(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := heal(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func red(addr string, dial func(context.Context, string, string) (net.Conn, error)) *redis.Client {

@@ -14,7 +14,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends at once
-	self, _ := os.Executable() // "" only means that --bin-dir has no default
+	self, _ := os.Executable()   // "" only means that --bin-dir has no default
 	code := cli.Main(ctx, cli.IO{
 		Args: os.Args[1:], Getenv: os.Getenv, Out: os.Stdout, Err: os.Stderr,
 		Executable: self, Terminal: terminal(os.Stderr),

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/neo4j/neo4j-go-driver/v5/neo4j"
+	"github.com/neo4j/neo4j-go-driver/v5/neo4j/config"
 	"github.com/neo4j/neo4j-go-driver/v5/neo4j/notifications"
 
 	"qmtl.internal/plumbline/ref/dagmanager/batch"
@@ -119,7 +120,7 @@ func OpenNeo4j(o Neo4jOptions) (*Neo4j, error) {
 	if o.Password != "" {
 		auth = neo4j.BasicAuth(o.User, o.Password, "")
 	}
-	driver, err := neo4j.NewDriverWithContext(o.URL, auth, func(c *neo4j.Config) {
+	driver, err := neo4j.NewDriverWithContext(o.URL, auth, func(c *config.Config) {
 		c.MaxTransactionRetryTime = o.Retry
 		c.ConnectionAcquisitionTimeout = o.Retry
 		c.SocketConnectTimeout = o.Retry
