@@ -8,9 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/ref/gateway/submit"
-	"qmtl.internal/plumbline/scenarios/contract"
-	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
 // accepted takes in a submission, once there is room for its body and a place
@@ -85,7 +84,7 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, erro
 	case errors.As(err, &large):
 		return nil, g.tooLarge(r.Body)
 	case err != nil: // cut off
-		return nil, &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
+		return nil, model.Unreadable()
 	}
 	_ = deadline.SetReadDeadline(time.Time{})
 	return body, nil

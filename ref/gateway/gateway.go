@@ -19,6 +19,7 @@ import (
 	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/hub"
+	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/internal/service"
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -128,9 +129,9 @@ func last(given url.Values, name string) string {
 // tagQuery reads the parameters of a tag query; the error names all that are
 // missing or wrong.
 func tagQuery(given url.Values) (contract.TagQuery, error) {
-	var errs []submit.FieldError
+	var errs []model.FieldError
 	fail := func(name, errType string, input pyjson.Value) {
-		errs = append(errs, submit.FieldError{Type: errType, Loc: []pyjson.Value{pyjson.OfString(name)}, Input: input})
+		errs = append(errs, model.FieldError{Type: errType, Loc: []pyjson.Value{pyjson.OfString(name)}, Input: input})
 	}
 	if !given.Has("tags") {
 		fail("tags", "missing", pyjson.Value{})
@@ -146,7 +147,7 @@ func tagQuery(given url.Values) (contract.TagQuery, error) {
 		fail("interval", errType, input)
 	}
 	if errs != nil {
-		return contract.TagQuery{}, submit.Unprocessable("query", errs...)
+		return contract.TagQuery{}, model.Unprocessable("query", errs...)
 	}
 	return contract.TagQuery{
 		Tags:      contract.SplitTagText(last(given, "tags")),
@@ -156,7 +157,7 @@ func tagQuery(given url.Values) (contract.TagQuery, error) {
 }
 
 func seconds(sent string) (int64, string) {
-	digits, errType := submit.LaxIntText(sent)
+	digits, errType := model.LaxIntText(sent)
 	if errType != "" {
 		return 0, errType
 	}

@@ -7,15 +7,15 @@ import (
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
-// A model is the data of one type of event: its fields, "name:kind", with "?"
+// An eventModel is the data of one type of event: its fields, "name:kind", with "?"
 // behind the kind of one that may be absent or null (controlbus.md appendix C).
-type model struct {
+type eventModel struct {
 	event, name string
 	fields      []string
 }
 
-func models() []model {
-	return []model{
+func models() []eventModel {
+	return []eventModel{
 		{"tagquery.upsert", "TagQueryUpsertData", []string{"tags:strings", "interval:integer", "queues:queues", "version:integer"}},
 		{"queue_update", "QueueUpdateData", []string{
 			"tags:strings", "interval:integer", "queues:queues", "match_mode:mode", "world_id:string?", "execution_domain:string?",
@@ -41,7 +41,7 @@ func (s *Stream) Schema(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, pyjson.Append(nil, pyjson.OfObject(members...), pyjson.Compact))
 }
 
-func (m model) envelope() pyjson.Value {
+func (m eventModel) envelope() pyjson.Value {
 	text := kind("string")
 	return object(
 		"$defs", object(
@@ -59,7 +59,7 @@ func (m model) envelope() pyjson.Value {
 			"correlation_id", nullable(text), "seq_no", nullable(kind("integer"))))
 }
 
-func (m model) schema() pyjson.Value {
+func (m eventModel) schema() pyjson.Value {
 	var required []string
 	var properties []pyjson.Member
 	for _, f := range m.fields {

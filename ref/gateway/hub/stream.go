@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
@@ -80,8 +80,8 @@ func NewStream(h *Hub, keys *Keys, cfg StreamConfig) (*Stream, error) {
 // Subscribe is POST /events/subscribe (gateway.md 1.8): a token for the topics
 // of a strategy, and where to take it.
 func (s *Stream) Subscribe(w http.ResponseWriter, r *http.Request) {
-	req, problem := readSubscription(w, r)
-	if problem != nil {
+	req, err := readSubscription(w, r)
+	if problem := (*contract.Problem)(nil); errors.As(err, &problem) {
 		writeJSON(w, problem.Status, problem.Body())
 		return
 	}
@@ -118,80 +118,33 @@ type subscription struct {
 	topics          []string
 }
 
-// readSubscription reads and checks the body; a problem lists every mistake.
-func readSubscription(w http.ResponseWriter, r *http.Request) (subscription, *contract.Problem) {
+// subscriptionModel is the body of POST /events/subscribe.
+var subscriptionModel = model.Object(
+	model.Field{Key: "world_id", Type: model.Text},
+	model.Field{Key: "strategy_id", Type: model.Text},
+	model.Field{Key: "topics", Type: model.ListOf(model.Text), Optional: true},
+)
+
+// readSubscription reads and checks the body; the error is a *contract.Problem
+// that lists every mistake.
+func readSubscription(w http.ResponseWriter, r *http.Request) (subscription, error) {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit))
 	if err != nil {
-		return subscription{}, &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
+		return subscription{}, model.Unreadable()
 	}
-	if len(b) == 0 {
-		return subscription{}, unprocessable(mistake("missing", "Field required", pyjson.Value{}))
-	}
-	body := pyjson.OfString(string(b))
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "application/json" {
-		if body, err = pyjson.Parse(b); err != nil {
-			return subscription{}, unprocessable(invalidJSON(err))
-		}
-	}
-	if body.Kind() != pyjson.Object {
-		return subscription{}, unprocessable(mistake("model_attributes_type",
-			"Input should be a valid dictionary or object to extract fields from", body))
+	body, err := model.Read(r.Header.Get("Content-Type"), b, subscriptionModel)
+	if err != nil {
+		return subscription{}, err
 	}
 	var req subscription
-	var wrong []pyjson.Value
-	req.world = textField(body, "world_id", &wrong)
-	req.strategy = textField(body, "strategy_id", &wrong)
-	req.topics = topicsField(body, &wrong)
-	if len(wrong) > 0 {
-		return subscription{}, unprocessable(wrong...)
+	req.world, _ = body.Member("world_id").Str()
+	req.strategy, _ = body.Member("strategy_id").Str()
+	req.topics = []string{}
+	for _, t := range body.Member("topics").Elems() {
+		topic, _ := t.Str()
+		req.topics = append(req.topics, topic)
 	}
 	return req, nil
-}
-
-func textField(body pyjson.Value, key string, wrong *[]pyjson.Value) string {
-	v, there := body.Get(key)
-	s, ok := v.Str()
-	switch {
-	case !there:
-		*wrong = append(*wrong, mistake("missing", "Field required", body, pyjson.OfString(key)))
-	case !ok:
-		*wrong = append(*wrong, mistake("string_type", "Input should be a valid string", v, pyjson.OfString(key)))
-	}
-	return s
-}
-
-func topicsField(body pyjson.Value, wrong *[]pyjson.Value) []string {
-	topics := []string{}
-	v, there := body.Get("topics")
-	if there && v.Kind() != pyjson.Array {
-		*wrong = append(*wrong, mistake("list_type", "Input should be a valid list", v, pyjson.OfString("topics")))
-	}
-	for i, t := range v.Elems() {
-		s, ok := t.Str()
-		if !ok {
-			*wrong = append(*wrong, mistake("string_type", "Input should be a valid string", t, pyjson.OfString("topics"), pyjson.OfInt(int64(i))))
-		}
-		topics = append(topics, s)
-	}
-	return topics
-}
-
-func invalidJSON(err error) pyjson.Value {
-	var syntax *pyjson.SyntaxError
-	at := int64(0)
-	if errors.As(err, &syntax) {
-		at = int64(syntax.Offset)
-	}
-	return mistake("json_invalid", "JSON decode error", object(), pyjson.OfInt(at))
-}
-
-func mistake(kind, says string, input pyjson.Value, at ...pyjson.Value) pyjson.Value {
-	return object("type", pyjson.OfString(kind), "loc", pyjson.OfArray(append([]pyjson.Value{pyjson.OfString("body")}, at...)...),
-		"msg", pyjson.OfString(says), "input", input)
-}
-
-func unprocessable(mistakes ...pyjson.Value) *contract.Problem {
-	return &contract.Problem{Status: http.StatusUnprocessableEntity, Detail: pyjson.OfArray(mistakes...)}
 }
 
 // ServeHTTP is the endpoint /ws/evt: the token of the header, else of the

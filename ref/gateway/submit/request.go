@@ -1,12 +1,9 @@
 package submit
 
 import (
-	"errors"
-	"net/http"
-	"strings"
 	"unicode/utf8"
-	"unsafe"
 
+	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
@@ -23,61 +20,24 @@ type Request struct {
 // ParseRequest reads a body. The error is a *contract.Problem: 422 with every mistake,
 // or 400 when the body is no text. The request keeps body's memory.
 func ParseRequest(contentType string, body []byte) (*Request, error) {
-	if len(body) == 0 {
-		return nil, Unprocessable("body", FieldError{Type: "missing"})
-	}
-	raw := strings.TrimPrefix(unsafe.String(&body[0], len(body)), "\ufeff") // body is never written again
-	if !isJSON(contentType) {
-		return nil, Unprocessable("body", FieldError{Type: "model_attributes_type", Input: pyjson.OfString(raw)})
-	}
-	v, err := parseBody(raw)
+	v, err := model.Body(contentType, body)
 	if err != nil {
 		return nil, err
 	}
 	if v.Kind() != pyjson.Object {
-		return nil, Unprocessable("body", FieldError{Type: "model_attributes_type", Input: v})
+		return nil, model.Unprocessable("body", model.FieldError{Type: "model_attributes_type", Input: v})
 	}
 	return readModel(v)
 }
 
-// unreadable is what the framework says of a body that is no JSON text at all.
-func unreadable() *contract.Problem {
-	return &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
-}
-
-func parseBody(raw string) (pyjson.Value, error) {
-	if !utf8.ValidString(raw) {
-		return pyjson.Value{}, unreadable()
-	}
-	v, err := pyjson.ParseString(raw)
-	var syntax *pyjson.SyntaxError
-	if !errors.As(err, &syntax) {
-		return v, err
-	}
-	at := utf8.RuneCountInString(raw[:min(syntax.Offset, len(raw))])
-	return pyjson.Value{}, Unprocessable("body", FieldError{
-		Type:  "json_invalid",
-		Loc:   []pyjson.Value{pyjson.OfInt(int64(at))},
-		Input: pyjson.OfObject(),
-		Cause: syntax.Reason,
-	})
-}
-
-// isJSON: application/json, or application/<anything>+json.
-func isJSON(contentType string) bool {
-	kind, _, _ := strings.Cut(contentType, ";")
-	main, sub, ok := strings.Cut(strings.ToLower(strings.TrimSpace(kind)), "/")
-	return ok && main == "application" && (sub == "json" || strings.HasSuffix(sub, "+json"))
-}
-
-// model gathers field errors while it reads, so that all are reported.
-type model struct {
+// fields gathers field errors while it reads, so that all are reported.
+type fields struct {
 	body pyjson.Value
-	errs []FieldError
+	errs []model.FieldError
 }
 
 func readModel(body pyjson.Value) (*Request, error) {
-	m := model{body: body}
+	m := fields{body: body}
 	r := &Request{
 		DAGJSON:  m.requiredText("dag_json"),
 		Meta:     m.optional("meta", pyjson.Object, "dict_type"),
@@ -86,16 +46,16 @@ func readModel(body pyjson.Value) (*Request, error) {
 		CRC32:    m.requiredInt("node_ids_crc32"),
 	}
 	if m.errs != nil {
-		return nil, Unprocessable("body", m.errs...)
+		return nil, model.Unprocessable("body", m.errs...)
 	}
 	return r, nil
 }
 
-func (m *model) fail(errType string, input pyjson.Value, loc ...pyjson.Value) {
-	m.errs = append(m.errs, FieldError{Type: errType, Loc: loc, Input: input})
+func (m *fields) fail(errType string, input pyjson.Value, loc ...pyjson.Value) {
+	m.errs = append(m.errs, model.FieldError{Type: errType, Loc: loc, Input: input})
 }
 
-func (m *model) required(key string) (pyjson.Value, bool) {
+func (m *fields) required(key string) (pyjson.Value, bool) {
 	v, ok := m.body.Get(key)
 	if !ok {
 		m.fail("missing", m.body, pyjson.OfString(key))
@@ -103,7 +63,7 @@ func (m *model) required(key string) (pyjson.Value, bool) {
 	return v, ok
 }
 
-func (m *model) optional(key string, kind pyjson.Kind, errType string) pyjson.Value {
+func (m *fields) optional(key string, kind pyjson.Kind, errType string) pyjson.Value {
 	v := m.body.Member(key)
 	if !v.IsNull() && v.Kind() != kind {
 		m.fail(errType, v, pyjson.OfString(key))
@@ -111,7 +71,7 @@ func (m *model) optional(key string, kind pyjson.Kind, errType string) pyjson.Va
 	return v
 }
 
-func (m *model) requiredText(key string) string {
+func (m *fields) requiredText(key string) string {
 	v, ok := m.required(key)
 	if !ok {
 		return ""
@@ -119,7 +79,7 @@ func (m *model) requiredText(key string) string {
 	return m.text(v, pyjson.OfString(key))
 }
 
-func (m *model) text(v pyjson.Value, loc ...pyjson.Value) string {
+func (m *fields) text(v pyjson.Value, loc ...pyjson.Value) string {
 	s, ok := v.Str()
 	switch {
 	case !ok:
@@ -130,7 +90,7 @@ func (m *model) text(v pyjson.Value, loc ...pyjson.Value) string {
 	return s
 }
 
-func (m *model) optionalText(key string) *string {
+func (m *fields) optionalText(key string) *string {
 	v := m.body.Member(key)
 	if v.IsNull() {
 		return nil
@@ -139,7 +99,7 @@ func (m *model) optionalText(key string) *string {
 	return &s
 }
 
-func (m *model) optionalTexts(key string) []string {
+func (m *fields) optionalTexts(key string) []string {
 	v := m.optional(key, pyjson.Array, "list_type")
 	if v.Kind() != pyjson.Array {
 		return nil
@@ -151,12 +111,12 @@ func (m *model) optionalTexts(key string) []string {
 	return all
 }
 
-func (m *model) requiredInt(key string) string {
+func (m *fields) requiredInt(key string) string {
 	v, ok := m.required(key)
 	if !ok {
 		return ""
 	}
-	digits, errType := laxInt(v)
+	digits, errType := model.LaxInt(v)
 	if errType != "" {
 		m.fail(errType, v, pyjson.OfString(key))
 	}

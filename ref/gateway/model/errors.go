@@ -1,8 +1,12 @@
-package submit
+// Package model reads request bodies as the framework does that the original
+// runs on (gateway.md 1.0): which values a field takes, how they are kept, and
+// one item for each mistake. It takes values and gives values.
+package model
 
 import (
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -17,7 +21,8 @@ type FieldError struct {
 	Type  string         // e.g. "missing", "string_type"
 	Loc   []pyjson.Value // below "body" or "query"
 	Input pyjson.Value
-	Cause string // only for json_invalid
+	Msg   string          // "": the usual one of Type
+	Ctx   []pyjson.Member // what some types add
 }
 
 // messages are for people; clients look at the type.
@@ -30,28 +35,43 @@ var messages = map[string]string{
 	"int_parsing_size":      "Unable to parse input string as an integer, exceeded maximum size",
 	"int_from_float":        "Input should be a valid integer, got a number with a fractional part",
 	"finite_number":         "Input should be a finite number",
+	"float_type":            "Input should be a valid number",
+	"float_parsing":         "Input should be a valid number, unable to parse string as a number",
+	"tuple_type":            "Input should be a valid tuple",
 	"list_type":             "Input should be a valid list",
 	"dict_type":             "Input should be a valid dictionary",
 	"model_attributes_type": "Input should be a valid dictionary or object to extract fields from",
 	"json_invalid":          "JSON decode error",
 }
 
-// Unprocessable is the 422 answer for mistakes in one part of a request, "body"
-// or "query".
+// Unprocessable is the 422 answer for mistakes in one part of a request: "body",
+// "query" or "path".
 func Unprocessable(part string, errs ...FieldError) *contract.Problem {
+	return &contract.Problem{Status: http.StatusUnprocessableEntity, Detail: Items(errs, pyjson.OfString(part))}
+}
+
+// Items lists mistakes as an answer does, with every location behind part.
+func Items(errs []FieldError, part ...pyjson.Value) pyjson.Value {
 	items := make([]pyjson.Value, len(errs))
 	for i, e := range errs {
-		loc := append([]pyjson.Value{pyjson.OfString(part)}, e.Loc...)
-		item := []pyjson.Member{
-			text("type", e.Type), member("loc", pyjson.OfArray(loc...)),
-			text("msg", messages[e.Type]), member("input", echo(e.Input)),
-		}
-		if e.Cause != "" {
-			item = append(item, member("ctx", pyjson.OfObject(text("error", e.Cause))))
-		}
-		items[i] = pyjson.OfObject(item...)
+		items[i] = e.item(part)
 	}
-	return &contract.Problem{Status: http.StatusUnprocessableEntity, Detail: pyjson.OfArray(items...)}
+	return pyjson.OfArray(items...)
+}
+
+func (e FieldError) item(part []pyjson.Value) pyjson.Value {
+	msg := e.Msg
+	if msg == "" {
+		msg = messages[e.Type]
+	}
+	members := []pyjson.Member{
+		{Key: "type", Value: pyjson.OfString(e.Type)}, {Key: "loc", Value: pyjson.OfArray(slices.Concat(part, e.Loc)...)},
+		{Key: "msg", Value: pyjson.OfString(msg)}, {Key: "input", Value: echo(e.Input)},
+	}
+	if len(e.Ctx) > 0 {
+		members = append(members, pyjson.Member{Key: "ctx", Value: pyjson.OfObject(e.Ctx...)})
+	}
+	return pyjson.OfObject(members...)
 }
 
 // echoLimit bounds how much of a bad input the answer repeats.
@@ -83,10 +103,10 @@ func finite(v pyjson.Value) bool {
 	return true
 }
 
-// laxInt reads an integer as loosely as the original's body model: a float
+// LaxInt reads an integer as loosely as the original's body model: a float
 // without fraction, a numeric string and a boolean will do. It gives decimal
 // digits of any length, or the type of the field error.
-func laxInt(v pyjson.Value) (digits, errType string) {
+func LaxInt(v pyjson.Value) (digits, errType string) {
 	switch v.Kind() {
 	case pyjson.Int:
 		return v.Text(), ""

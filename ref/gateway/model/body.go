@@ -1,0 +1,65 @@
+package model
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+	"unsafe"
+
+	"qmtl.internal/plumbline/scenarios/contract"
+	"qmtl.internal/plumbline/scenarios/contract/pyjson"
+)
+
+// Body reads a request body as JSON, or as text where contentType is not JSON's.
+// The error is a *contract.Problem: 422 for a body that is empty or no JSON, 400
+// for one that is no text. The value keeps body's memory.
+func Body(contentType string, body []byte) (pyjson.Value, error) {
+	if len(body) == 0 {
+		return pyjson.Value{}, Unprocessable("body", FieldError{Type: "missing"})
+	}
+	raw := strings.TrimPrefix(unsafe.String(&body[0], len(body)), "\ufeff") // body is never written again
+	if !isJSON(contentType) {
+		return pyjson.OfString(raw), nil
+	}
+	if !utf8.ValidString(raw) {
+		return pyjson.Value{}, Unreadable()
+	}
+	v, err := pyjson.ParseString(raw)
+	var syntax *pyjson.SyntaxError
+	if !errors.As(err, &syntax) {
+		return v, err
+	}
+	at := utf8.RuneCountInString(raw[:min(syntax.Offset, len(raw))])
+	return pyjson.Value{}, Unprocessable("body", FieldError{
+		Type:  "json_invalid",
+		Loc:   []pyjson.Value{pyjson.OfInt(int64(at))},
+		Input: pyjson.OfObject(),
+		Ctx:   []pyjson.Member{{Key: "error", Value: pyjson.OfString(syntax.Reason)}},
+	})
+}
+
+// Unreadable is the answer to a body that was cut off or is no text.
+func Unreadable() *contract.Problem {
+	return &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
+}
+
+// isJSON: application/json, or application/<anything>+json.
+func isJSON(contentType string) bool {
+	kind, _, _ := strings.Cut(contentType, ";")
+	main, sub, ok := strings.Cut(strings.ToLower(strings.TrimSpace(kind)), "/")
+	return ok && main == "application" && (sub == "json" || strings.HasSuffix(sub, "+json"))
+}
+
+// Read reads a body and holds it to t. The error is a *contract.Problem.
+func Read(contentType string, body []byte, t Type) (pyjson.Value, error) {
+	v, err := Body(contentType, body)
+	if err != nil {
+		return pyjson.Value{}, err
+	}
+	v, errs := Check(t, v)
+	if errs != nil {
+		return pyjson.Value{}, Unprocessable("body", errs...)
+	}
+	return v, nil
+}
