@@ -2,7 +2,6 @@ package dagmanager
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -19,7 +18,7 @@ import (
 func neo4jFlags(fs *service.FlagSet, o *nodestore.Neo4jOptions) {
 	fs.StringVar(&o.URL, "neo4j", "", "`URL` of Neo4j, bolt://HOST:PORT; empty: the graph is in memory")
 	fs.StringVar(&o.User, "neo4j-user", "neo4j", "`user` of Neo4j")
-	fs.StringVar(&o.Password, "neo4j-password", "", "`password` of that user; empty: none is asked for. The environment variable keeps it out of the list of processes")
+	service.SecretVar(fs, &o.Password, "neo4j-password", "`password` of that user; empty: none is asked for. The environment variable keeps it out of the list of processes")
 	fs.StringVar(&o.Database, "neo4j-database", "", "`name` of the database; empty: the user's home database")
 	fs.DurationVar(&o.Timeout, "neo4j-timeout", 5*time.Second, "how `long` one operation on Neo4j may take")
 	fs.DurationVar(&o.Retry, "neo4j-retry", 2*time.Second, "how `long` an operation on Neo4j that fails is tried again, and a connection is waited for")
@@ -27,16 +26,16 @@ func neo4jFlags(fs *service.FlagSet, o *nodestore.Neo4jOptions) {
 
 func (c *Config) checkGraph() (errs []error) {
 	if c.Neo4j.Cache < 0 {
-		errs = append(errs, fmt.Errorf("--neo4j-cache %d: want 0 or more", c.Neo4j.Cache))
+		errs = append(errs, service.Wrong("neo4j-cache", "%d: want 0 or more", c.Neo4j.Cache))
 	}
 	if c.Neo4j.URL == "" {
 		return errs
 	}
 	if err := nodestore.CheckNeo4jURL(c.Neo4j.URL); err != nil {
-		errs = append(errs, fmt.Errorf("--neo4j: %w", err))
+		errs = append(errs, service.Wrong("neo4j", "%s", err))
 	}
 	if c.Graph != "" {
-		errs = append(errs, errors.New("--memory-repo begins a graph in memory: give it or --neo4j"))
+		errs = append(errs, service.Wrong("memory-repo", "begins a graph in memory: give it or --neo4j"))
 	}
 	return errs
 }

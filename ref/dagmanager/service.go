@@ -23,7 +23,7 @@ import (
 	"qmtl.internal/plumbline/scenarios/contract"
 )
 
-// Config is what a DAG Manager can be told by flag or environment.
+// Config is what a DAG Manager can be told by file, environment or flag.
 type Config struct {
 	Listen, HTTPListen string
 	Kafka              string // "" means topics in memory
@@ -59,6 +59,20 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.IntVar(&c.Stream.MaxStreams, "max-streams", 10000, "most diffs at a `time`")
 }
 
+// keys are the names of the contract (dagmanager.md 8.2) where they are not
+// the flags' own.
+var keys = map[string]service.Key{
+	"neo4j_dsn":              {Flag: "neo4j"},
+	"memory_repo_path":       {Flag: "memory-repo"},
+	"kafka_dsn":              {Flag: "kafka"},
+	"controlbus_dsn":         {Flag: "controlbus"},
+	"enable_topic_namespace": {Flag: "topic-namespaces"},
+	"grpc_host":              {Flag: "listen", As: service.Host},
+	"grpc_port":              {Flag: "listen", As: service.Port},
+	"http_host":              {Flag: "http-listen", As: service.Host},
+	"http_port":              {Flag: "http-listen", As: service.Port},
+}
+
 // check gives every mistake.
 func (c *Config) check() []error {
 	errs := []error{service.CheckAddr("listen", c.Listen), service.CheckAddr("http-listen", c.HTTPListen)}
@@ -69,10 +83,10 @@ func (c *Config) check() []error {
 		errs = append(errs, service.CheckAddr("controlbus", seed))
 	}
 	if err := contract.CheckTopicName(c.QueueTopic); err != nil {
-		errs = append(errs, fmt.Errorf("--controlbus-queue-topic: %w", err))
+		errs = append(errs, service.Wrong("controlbus-queue-topic", "%s", err))
 	}
 	if c.Topics.Replication < 0 || c.Topics.Replication > maxReplication {
-		errs = append(errs, fmt.Errorf("--replication %d: want 0 to %d", c.Topics.Replication, maxReplication))
+		errs = append(errs, service.Wrong("replication", "%d: want 0 to %d", c.Topics.Replication, maxReplication))
 	}
 	return slices.Concat(errs, c.checkGraph(), c.checkLimits())
 }
@@ -89,7 +103,7 @@ func (c *Config) checkLimits() (errs []error) {
 		{"neo4j-timeout", c.Neo4j.Timeout}, {"neo4j-retry", c.Neo4j.Retry}, {"neo4j-cache-age", c.Neo4j.CacheAge},
 	} {
 		if f.d < time.Millisecond {
-			errs = append(errs, fmt.Errorf("--%s %s: want at least 1ms", f.name, f.d))
+			errs = append(errs, service.Wrong(f.name, "%s: want at least 1ms", f.d))
 		}
 	}
 	for _, f := range []struct {
@@ -97,7 +111,7 @@ func (c *Config) checkLimits() (errs []error) {
 		n    int
 	}{{"max-request", c.MaxRequest}, {"max-streams", c.Stream.MaxStreams}} {
 		if f.n < 1 {
-			errs = append(errs, fmt.Errorf("--%s %d: want at least 1", f.name, f.n))
+			errs = append(errs, service.Wrong(f.name, "%d: want at least 1", f.n))
 		}
 	}
 	return errs
@@ -110,7 +124,8 @@ func seeds(list string) []string {
 // Spec describes the DAG Manager as a service.
 func Spec() service.Spec {
 	var c Config
-	return service.Spec{Name: "dagmanager", Flags: c.flags, Check: c.check,
+	return service.Spec{Name: "dagmanager", Flags: c.flags, Keys: keys, Check: c.check,
+		Beside: []string{"gateway", "worldservice", "telemetry"}, Production: []string{"neo4j", "kafka", "controlbus", "controlbus-queue-topic"},
 		Start: func(ctx context.Context, rt *service.Runtime) error { return start(ctx, rt, c) }}
 }
 

@@ -1,16 +1,16 @@
 package gateway
 
 import (
-	"errors"
-	"fmt"
 	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/internal/service"
 )
 
-// Config is what a gateway can be told by flag or environment.
+// Config is what a gateway can be told by file, environment or flag.
 type Config struct {
 	Listen     string
 	Redis      string
@@ -45,7 +45,7 @@ type Config struct {
 
 func (c *Config) flags(fs *service.FlagSet) {
 	fs.StringVar(&c.Listen, "listen", "127.0.0.1:0", "`HOST:PORT` of the HTTP interface; port 0 chooses one")
-	fs.StringVar(&c.Redis, "redis", "", "`HOST:PORT` of Redis (required)")
+	fs.StringVar(&c.Redis, "redis", "", "`HOST:PORT` of Redis, or redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss:// with TLS (required)")
 	fs.IntVar(&c.RedisPool, "redis-pool", 48, "most connections to Redis")
 	fs.StringVar(&c.Kafka, "kafka", "", "`HOST:PORT` of Kafka, or a comma list; empty: no commit log, no ControlBus")
 	fs.StringVar(&c.DagManager, "dagmanager", "127.0.0.1:50051", "`HOST:PORT` of the DAG Manager's gRPC interface")
@@ -74,20 +74,50 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.StringVar(&c.Capabilities.ComputeContextContract, "compute-context-contract", "", "capability that /health announces, unless empty")
 }
 
+// keys are the names of the contract (gateway.md 3.5) where they are not the
+// flags' own.
+var keys = map[string]service.Key{
+	"host":                {Flag: "listen", As: service.Host},
+	"port":                {Flag: "listen", As: service.Port},
+	"redis_dsn":           {Flag: "redis"},
+	"commitlog_bootstrap": {Flag: "kafka"},
+	"controlbus_brokers":  {Flag: "kafka"},
+	"insert_sentinel":     {Flag: "no-sentinel", As: service.Not},
+	"enforce_live_guard":  {Flag: "allow-live", As: service.Not},
+	"events.stream_url":   {Flag: "events-url"},
+}
+
 // check gives every mistake.
 func (c *Config) check() []error {
 	errs := []error{
 		service.CheckAddr("listen", c.Listen),
-		service.CheckAddr("redis", c.Redis),
+		c.checkRedis(),
 		service.CheckAddr("dagmanager", c.DagManager),
 	}
 	for _, seed := range c.seeds() {
 		errs = append(errs, service.CheckAddr("kafka", seed))
 	}
 	if c.Kafka != "" && c.CommitLogTopic == "" {
-		errs = append(errs, errors.New("--commitlog-topic: must not be empty"))
+		errs = append(errs, service.Wrong("commitlog-topic", "must not be empty"))
 	}
 	return append(errs, c.checkLimits()...)
+}
+
+// redisOptions reads the address of Redis: HOST:PORT, or a URL that may hold
+// user, password, database and, as rediss, TLS.
+func (c *Config) redisOptions() (*redis.Options, error) {
+	if !strings.Contains(c.Redis, "://") {
+		return &redis.Options{Addr: c.Redis}, nil
+	}
+	return redis.ParseURL(c.Redis)
+}
+
+func (c *Config) checkRedis() error {
+	o, err := c.redisOptions()
+	if err != nil {
+		return service.Wrong("redis", "want HOST:PORT or redis://[USER:PASSWORD@]HOST:PORT[/DB]") // the URL may hold a password
+	}
+	return service.CheckAddr("redis", o.Addr)
 }
 
 func (c *Config) checkLimits() (errs []error) {
@@ -105,7 +135,7 @@ func (c *Config) checkLimits() (errs []error) {
 		{"events-ttl", c.EventsTTL, time.Second},
 	} {
 		if l.is < l.least {
-			errs = append(errs, fmt.Errorf("--%s %s: must be at least %s", l.flag, l.is, l.least))
+			errs = append(errs, service.Wrong(l.flag, "%s: must be at least %s", l.is, l.least))
 		}
 	}
 	for _, n := range []struct {
@@ -120,7 +150,7 @@ func (c *Config) checkLimits() (errs []error) {
 		{"rebalance-schema-version", int64(c.Capabilities.RebalanceSchemaVersion)},
 	} {
 		if n.is < 1 {
-			errs = append(errs, fmt.Errorf("--%s %d: must be at least 1", n.flag, n.is))
+			errs = append(errs, service.Wrong(n.flag, "%d: must be at least 1", n.is))
 		}
 	}
 	return errs

@@ -26,17 +26,23 @@ import (
 func Spec() service.Spec {
 	var c Config
 	return service.Spec{
-		Name:  "gateway",
-		Flags: c.flags,
-		Check: c.check,
-		Start: func(ctx context.Context, rt *service.Runtime) error { return start(rt, &c) },
+		Name:       "gateway",
+		Flags:      c.flags,
+		Keys:       keys,
+		Beside:     []string{"dagmanager", "worldservice", "telemetry"},
+		Production: []string{"redis", "kafka", "controlbus-topics", "commitlog-topic"},
+		Check:      c.check,
+		Start:      func(ctx context.Context, rt *service.Runtime) error { return start(rt, &c) },
 	}
 }
 
 // start wires a gateway. No dependency has to be up: each heals by itself, and
 // /health tells.
 func start(rt *service.Runtime, c *Config) error {
-	rdb := openRedis(rt, c)
+	rdb, err := openRedis(rt, c)
+	if err != nil {
+		return err
+	}
 	conn, err := openDagManager(rt, c)
 	if err != nil {
 		return err
@@ -138,25 +144,25 @@ func followControlBus(rt *service.Runtime, c *Config, events *hub.Hub) error {
 	return nil
 }
 
-func openRedis(rt *service.Runtime, c *Config) *redis.Client {
-	rdb := redis.NewClient(&redis.Options{
-		Addr:                  c.Redis,
-		PoolSize:              c.RedisPool,
-		DialTimeout:           time.Second,
-		DialerRetries:         1,
-		ReadTimeout:           2 * time.Second,
-		WriteTimeout:          2 * time.Second,
-		PoolTimeout:           2 * time.Second,
-		MaxRetries:            -1, // a repeated RPUSH would queue a strategy twice
-		ContextTimeoutEnabled: true,
-		DisableIdentity:       true,
-		Protocol:              2, // no push messages to look for after each command
-		MaintNotificationsConfig: &maintnotifications.Config{
-			Mode: maintnotifications.ModeDisabled,
-		},
-	})
+func openRedis(rt *service.Runtime, c *Config) (*redis.Client, error) {
+	o, err := c.redisOptions()
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	o.PoolSize = c.RedisPool
+	o.DialTimeout = time.Second
+	o.DialerRetries = 1
+	o.ReadTimeout = 2 * time.Second
+	o.WriteTimeout = 2 * time.Second
+	o.PoolTimeout = 2 * time.Second
+	o.MaxRetries = -1 // a repeated RPUSH would queue a strategy twice
+	o.ContextTimeoutEnabled = true
+	o.DisableIdentity = true
+	o.Protocol = 2 // no push messages to look for after each command
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	rdb := redis.NewClient(o)
 	rt.OnStop("redis client", func(context.Context) error { return rdb.Close() })
-	return rdb
+	return rdb, nil
 }
 
 // window is how many bytes the DAG Manager may send ahead.

@@ -13,37 +13,113 @@ import (
 
 // FlagSet is the standard one; every flag of a service also reads the
 // environment variable PLUMBLINE_<SERVICE>_<FLAG>, upper case, dashes as
-// underscores. The flag wins.
+// underscores, and the key <flag>, dashes as underscores, in the service's
+// section of the configuration file. The flag wins over the environment, the
+// environment over the file.
 type FlagSet = flag.FlagSet
 
 var errHelp = errors.New("help was asked for")
 
 // common are the flags that every service has.
 type common struct {
-	admin string
-	level slog.Level
-	drain time.Duration
+	admin  string
+	config string
+	prod   bool
+	level  slog.Level
+	drain  time.Duration
 }
 
-// parse reads flags and environment. The error joins every mistake.
-func parse(w IO, spec Spec) (*common, error) {
-	fs := flag.NewFlagSet(spec.Name, flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	c := &common{}
+func (c *common) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.admin, "admin-listen", "127.0.0.1:0", "`HOST:PORT` of /metrics and /debug/pprof; port 0 chooses one")
+	fs.StringVar(&c.config, configFlag, "", "configuration `FILE` in YAML; empty: "+strings.Join(usualFiles, " or ")+" in the working directory, if there is one")
+	fs.Var((*profile)(&c.prod), profileFlag, "dev, or `prod`: what may be left out elsewhere must be given")
 	fs.TextVar(&c.level, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn, error")
 	fs.DurationVar(&c.drain, "drain", drainDefault, "how `long` work in flight may take once a stop began")
-	if spec.Flags != nil {
-		spec.Flags(fs)
+}
+
+const profileFlag = "profile"
+
+// profile is whether a service runs in production.
+type profile bool
+
+func (p *profile) Set(text string) error {
+	if text != "dev" && text != "prod" {
+		return errors.New("want dev or prod")
 	}
-	errs, help := parseArgs(fs, w.Args)
-	if help {
-		usage(w.Out, fs, spec.Name)
+	*p = text == "prod"
+	return nil
+}
+
+func (p *profile) String() string {
+	if p != nil && bool(*p) {
+		return "prod"
+	}
+	return "dev"
+}
+
+// settings are all flags of a service with their values, and where each value
+// that is not the default comes from.
+type settings struct {
+	*common
+	spec Spec
+	fs   *flag.FlagSet
+	from map[string]string // flag → file:line:column, environment variable or "flag"
+	args []string
+}
+
+// parse reads file, environment and arguments, in this order, so that what
+// counts more comes later. The error joins every mistake.
+func parse(w IO, spec Spec) (*settings, error) {
+	s := &settings{spec: spec, common: &common{}, from: map[string]string{}, args: w.Args}
+	scout := s.flagSet() // only to learn the file's name, which any of the arguments may hold
+	if _, help := parseArgs(scout, w.Args); help {
+		usage(w.Out, scout, spec)
 		return nil, errHelp
 	}
-	errs = append(errs, parseEnv(fs, spec.Name, w.Getenv)...)
-	errs = append(errs, checkAll(c, spec)...)
-	return c, errors.Join(errs...)
+	file := s.config
+	if file == "" {
+		file = w.Getenv(EnvName(spec.Name, configFlag))
+	}
+	s.fs = s.flagSet() // binding again puts the defaults back
+	errs := s.readFile(w, file)
+	errs = append(errs, s.readEnv(w.Getenv)...)
+	errs = append(errs, s.readArgs()...)
+	errs = append(errs, s.check()...)
+	return s, errors.Join(errs...)
+}
+
+func (s *settings) flagSet() *flag.FlagSet {
+	fs := flag.NewFlagSet(s.spec.Name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	*s.common = common{}
+	s.common.flags(fs)
+	if s.spec.Flags != nil {
+		s.spec.Flags(fs)
+	}
+	return fs
+}
+
+func (s *settings) readArgs() []error {
+	errs, _ := parseArgs(s.fs, s.args)
+	seen := flag.NewFlagSet(s.spec.Name, flag.ContinueOnError)
+	seen.SetOutput(io.Discard)
+	s.fs.VisitAll(func(f *flag.Flag) { seen.Var(&noted{f.Value, func() { s.from[f.Name] = "flag" }}, f.Name, "") })
+	parseArgs(seen, s.args)
+	return errs
+}
+
+// noted tells that a flag is among the arguments.
+type noted struct {
+	flag.Value
+	note func()
+}
+
+func (n *noted) Set(string) error { n.note(); return nil }
+
+// IsBoolFlag lets a flag without a value be one here too.
+func (n *noted) IsBoolFlag() bool {
+	b, ok := n.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }
 
 // parseArgs goes on after a mistake so that all of them are found.
@@ -73,31 +149,67 @@ func EnvName(service, flag string) string {
 	return "PLUMBLINE_" + strings.ToUpper(strings.ReplaceAll(service+"_"+flag, "-", "_"))
 }
 
-func parseEnv(fs *flag.FlagSet, service string, getenv func(string) string) (errs []error) {
-	given := map[string]bool{}
-	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	fs.VisitAll(func(f *flag.Flag) {
-		name := EnvName(service, f.Name)
+func (s *settings) readEnv(getenv func(string) string) (errs []error) {
+	s.fs.VisitAll(func(f *flag.Flag) {
+		name := EnvName(s.spec.Name, f.Name)
 		v := getenv(name)
-		if v == "" || given[f.Name] {
+		if v == "" {
 			return
 		}
-		if err := fs.Set(f.Name, v); err != nil {
-			errs = append(errs, fmt.Errorf("environment variable %s=%q: %w", name, v, err))
+		if err := s.fs.Set(f.Name, v); err != nil {
+			errs = append(errs, fmt.Errorf("environment variable %s=%q: %w", name, mask(v), err))
 		}
+		s.from[f.Name] = "environment variable " + name
 	})
 	return errs
 }
 
-func checkAll(c *common, spec Spec) (errs []error) {
-	errs = append(errs, CheckAddr("admin-listen", c.admin))
-	if c.drain <= 0 {
-		errs = append(errs, fmt.Errorf("--drain %s: must be longer than nothing", c.drain))
+// check asks for the sense of what could be read, and says of each mistake
+// where the value stands.
+func (s *settings) check() (errs []error) {
+	errs = append(errs, CheckAddr("admin-listen", s.admin))
+	if s.drain <= 0 {
+		errs = append(errs, Wrong("drain", "%s: must be longer than nothing", s.drain))
 	}
-	if spec.Check != nil {
-		errs = append(errs, spec.Check()...)
+	if s.spec.Check != nil {
+		errs = append(errs, s.spec.Check()...)
+	}
+	errs = append(errs, s.production()...)
+	for i, err := range errs {
+		var m *Mistake
+		if errors.As(err, &m) && s.from[m.Flag] != "" && s.from[m.Flag] != "flag" {
+			errs[i] = fmt.Errorf("%s: %w", s.from[m.Flag], err)
+		}
 	}
 	return errs
+}
+
+// production names what the profile prod wants and nobody gave.
+func (s *settings) production() (errs []error) {
+	if !s.prod {
+		return nil
+	}
+	for _, name := range s.spec.Production {
+		if f := s.fs.Lookup(name); f == nil || f.Value.String() == "" {
+			errs = append(errs, Wrong(name, "is empty; the profile prod wants it"))
+		}
+	}
+	return errs
+}
+
+// Mistake is a value that could be read and makes no sense. A service's Check
+// gives it, so that the message can name the line of the configuration file or
+// the environment variable that holds the value.
+type Mistake struct {
+	Flag string // without dashes
+	Text string
+}
+
+func (m *Mistake) Error() string { return "--" + m.Flag + " " + m.Text }
+
+// Wrong makes a Mistake.
+func Wrong(flag, format string, a ...any) error {
+	return &Mistake{Flag: flag, Text: fmt.Sprintf(format, a...)}
 }
 
 // CheckAddr says what is wrong with the value of a flag that wants HOST:PORT,
@@ -108,13 +220,17 @@ func CheckAddr(flag, addr string) error {
 		_, err = net.LookupPort("tcp", port)
 	}
 	if err != nil {
-		return fmt.Errorf("--%s %q: want HOST:PORT", flag, addr)
+		return Wrong(flag, "%q: want HOST:PORT", addr)
 	}
 	return nil
 }
 
-func usage(out io.Writer, fs *flag.FlagSet, name string) {
-	fmt.Fprintf(out, "%s: each flag also reads %s… (upper case, dashes as underscores); the flag wins.\n", name, EnvName(name, ""))
+func usage(out io.Writer, fs *flag.FlagSet, spec Spec) {
+	fmt.Fprintf(out, `%[1]s: each flag also reads %[2]s… (upper case, dashes as underscores), and a
+key of the configuration file's section %[1]q (dashes as underscores). The flag wins
+over the environment, the environment over the file.
+"%[1]s config check [--config FILE]" prints what would be in force, secrets masked.
+`, spec.Name, EnvName(spec.Name, ""))
 	fs.SetOutput(out)
 	fs.PrintDefaults()
 }

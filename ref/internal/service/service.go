@@ -1,5 +1,5 @@
-// Package service is the life of a reference process: flags and environment
-// into a configuration, listeners that choose their own ports, one ready line,
+// Package service is the life of a reference process: file, environment and
+// flags into a configuration, listeners that choose their own ports, one ready line,
 // an admin address with /metrics and /debug/pprof, and a stop that lets work in
 // flight end. It knows nothing of what the process serves.
 package service
@@ -29,6 +29,8 @@ type IO struct {
 	Args     []string // without the program's name
 	Getenv   func(string) string
 	Out, Err io.Writer // Out carries the ready line only, Err the log
+	// ReadFile reads the configuration file; nil: the file system's.
+	ReadFile func(name string) ([]byte, error)
 }
 
 // Spec describes one service.
@@ -37,10 +39,20 @@ type Spec struct {
 	// behind PLUMBLINE_, the prefix of its environment variables.
 	Name string
 	// Flags registers the service's own flags. Besides them every service has
-	// --admin-listen, --log-level and --drain. May be nil.
+	// --admin-listen, --config, --profile, --log-level and --drain. It may be called more
+	// than once, and each call puts the defaults back. May be nil.
 	Flags func(*FlagSet)
-	// Check says what is wrong with flags that parsed; every mistake is
-	// reported at once. May be nil.
+	// Keys are further names of flags in the configuration file, with a dot
+	// between a group and its member; "/telemetry.endpoint" stands outside of
+	// the service's section. Each flag is a key of that section already, its
+	// dashes as underscores.
+	Keys map[string]Key
+	// Beside are the sections of the configuration file that others read.
+	Beside []string
+	// Production are the flags that must not be empty in the profile prod.
+	Production []string
+	// Check says what is wrong with values that parsed (see Wrong); every
+	// mistake is reported at once. May be nil.
 	Check func() []error
 	// Start opens what the service needs by way of rt and returns as soon as it
 	// serves. What it handed to rt is undone by Run, also after an error.
@@ -58,8 +70,12 @@ func Main(spec Spec) int {
 }
 
 // Run lives the service's life until ctx ends or a part of it dies, and returns
-// the exit code. Each failure is one line on w.Err.
+// the exit code. Each failure is one line on w.Err. With the arguments "config
+// check" it prints the configuration that would be in force instead.
 func Run(ctx context.Context, w IO, spec Spec) int {
+	if len(w.Args) > 0 && w.Args[0] == "config" {
+		return configCommand(w, spec)
+	}
 	base, err := parse(w, spec)
 	if errors.Is(err, errHelp) {
 		return ExitOK
@@ -70,7 +86,7 @@ func Run(ctx context.Context, w IO, spec Spec) int {
 	}
 	log := slog.New(slog.NewJSONHandler(w.Err, &slog.HandlerOptions{Level: base.level})).
 		With("service", spec.Name)
-	if err := live(ctx, w, spec, base, log); err != nil {
+	if err := live(ctx, w, spec, base.common, log); err != nil {
 		fmt.Fprintf(w.Err, "%s: %s\n", spec.Name, oneLine(err))
 		return ExitFail
 	}
