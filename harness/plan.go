@@ -286,7 +286,7 @@ func (c *checked) recorded() record.Plan {
 		Faults: c.Faults, Scenarios: c.Scenarios,
 	}
 	if c.asked(verdict.StageLoad) {
-		p.Rate = c.profile.MeanRate()
+		p.Rate, p.WarmUp, p.Window = c.profile.MeanRate(), c.profile.WarmUp, c.profile.Window
 	}
 	for _, f := range c.planned {
 		p.Faults = append(slices.Clone(p.Faults), record.Fault{Name: f.name(), Rule: f.text})

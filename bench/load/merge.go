@@ -116,6 +116,12 @@ func (m *merger) outcome(dir string, o Outcome) error {
 	if before, ok := m.seen[o.Index]; ok {
 		return fmt.Errorf("request %d was offered by %s as well", o.Index, before)
 	}
+	if end := m.total.WarmUp + m.total.Window; o.Due < 0 || o.Due >= end {
+		return fmt.Errorf("request %d was due at %v, outside the load of %v", o.Index, o.Due, end)
+	}
+	if o.Window != (o.Due >= m.total.WarmUp) {
+		return fmt.Errorf("request %d, due at %v, is on the wrong side of the warm-up of %v", o.Index, o.Due, m.total.WarmUp)
+	}
 	m.seen[o.Index] = dir
 	m.rec.offered(o.Due)
 	m.rec.settled(o, Reply{})

@@ -138,6 +138,9 @@ func (s Store) FindComplexity() ([]record.Func, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("complexity baseline %s: %w", s.Complexity, err)
 	}
+	if len(funcs) == 0 {
+		return nil, "", fmt.Errorf("complexity baseline %s: it holds no function; accept a snapshot anew", s.Complexity)
+	}
 	return funcs, "", nil
 }
 

@@ -85,7 +85,7 @@ func (a *app) logger() *slog.Logger {
 // the run is in the record, and so in the answer.
 func (a *app) conclude(ask *question, run *record.Run, broke error) error {
 	dir := harness.Dir(a.flags.artifacts, run.ID)
-	base := ask.baseFor(run)
+	base := ask.baseFor(dir.Path(), run)
 	if base.Run == nil {
 		run.Absent["base"] = cmp.Or(base.Reason, strings.Join(base.Broken, "; "))
 		if err := dir.WriteRun(run); err != nil {

@@ -30,6 +30,7 @@ type flags struct {
 	faults, faultAt                        []string
 	scenarios                              string
 	only                                   []string
+	require                                []string
 	formats, base                          string
 	verbose                                bool
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"qmtl.internal/plumbline/harness/baseline"
+	"qmtl.internal/plumbline/harness/evidence"
 	"qmtl.internal/plumbline/harness/record"
 	"qmtl.internal/plumbline/harness/verdict"
 )
@@ -29,6 +30,10 @@ func (a *app) prepare() (*question, error) {
 	if q.policy, err = a.flags.readPolicy(); err != nil {
 		return nil, err
 	}
+	q.policy.RequireStages = append(q.policy.RequireStages, a.flags.require...)
+	if err := q.policy.Check(); err != nil {
+		return nil, usagef("--require-stages: %w", err)
+	}
 	if q.shows, err = parseFormats(a.flags.formats); err != nil {
 		return nil, err
 	}
@@ -44,8 +49,12 @@ func (a *app) prepare() (*question, error) {
 // baseFor gives what a record is held against: the base that was named, else
 // the one accepted for its environment and profile. A base that is there but
 // cannot be read is part of the answer.
-func (q *question) baseFor(r *record.Run) verdict.Base {
+// The files of the run, where dir has them, speak as well.
+func (q *question) baseFor(dir string, r *record.Run) verdict.Base {
 	var b verdict.Base
+	if dir != "" {
+		b.Evidence = evidence.Of(dir, r)
+	}
 	var err error
 	note := func(err error) {
 		if err != nil {
@@ -83,7 +92,7 @@ func (a *app) judge() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			base := q.baseFor(r)
+			base := q.baseFor(dir, r)
 			j := verdict.Judge(q.policy, base, r)
 			if err := a.answer(q, dir, r, base, j); err != nil {
 				return err
@@ -92,6 +101,7 @@ func (a *app) judge() *cobra.Command {
 		},
 	}
 	a.flags.answers(cmd.Flags())
+	cmd.Flags().StringSliceVar(&a.flags.require, "require-stages", nil, "stages that the record must have been asked for, beside those of the policy")
 	return cmd
 }
 
@@ -151,11 +161,11 @@ func (a *app) acceptRecord(path, reason string, snapshot bool) error {
 	if err != nil {
 		return err
 	}
-	r, _, err := readRecord(path)
+	r, dir, err := readRecord(path)
 	if err != nil {
 		return err
 	}
-	j := verdict.Judge(q.policy, q.baseFor(r), r)
+	j := verdict.Judge(q.policy, q.baseFor(dir, r), r)
 	if r.Load != nil || !snapshot {
 		to, err := q.store.Accept(r, j, reason)
 		if err != nil {

@@ -165,7 +165,7 @@ func (a *app) reportOn(path string) error {
 	if err != nil {
 		return err
 	}
-	base := q.baseFor(r)
+	base := q.baseFor(dir, r)
 	j, err := a.judgement(q, dir, r, &base)
 	if err != nil {
 		return err
@@ -195,6 +195,9 @@ func (a *app) judgement(q *question, dir string, r *record.Run, base *verdict.Ba
 	}
 	if j.Schema != verdict.JudgedVersion || j.Run != r.ID {
 		return j, fmt.Errorf("%s is of schema %d and run %q, the record is %q; judge the record again", filepath.Join(dir, record.JudgedFile), j.Schema, j.Run, r.ID)
+	}
+	if err := j.Check(); err != nil {
+		return j, fmt.Errorf("%s: %w; judge the record again", filepath.Join(dir, record.JudgedFile), err)
 	}
 	if base.Run != nil && base.Run.ID != j.Base {
 		base.Run = nil

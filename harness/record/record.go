@@ -49,15 +49,18 @@ type Run struct {
 type Plan struct {
 	// Stages that were asked for: contract, load, fidelity, complexity. All of
 	// them make a gate; a stage that is not here is not judged.
-	Stages    []string `json:"stages"`
-	Profile   string   `json:"profile"`        // name of the load profile
-	Seed      uint64   `json:"seed"`           // of the workload, the faults and every other draw
-	SUT       string   `json:"sut"`            // descriptor name or URL
-	Provider  string   `json:"provider"`       // as asked: auto, embedded, containers, external
-	HeapCap   int64    `json:"heap_cap_bytes"` // 0: none
-	Rate      float64  `json:"rate_per_s"`     // offered arrivals per second
-	Faults    []Fault  `json:"faults,omitempty"`
-	Scenarios string   `json:"scenarios"` // where the scenarios came from
+	Stages   []string `json:"stages"`
+	Profile  string   `json:"profile"`        // name of the load profile
+	Seed     uint64   `json:"seed"`           // of the workload, the faults and every other draw
+	SUT      string   `json:"sut"`            // descriptor name or URL
+	Provider string   `json:"provider"`       // as asked: auto, embedded, containers, external
+	HeapCap  int64    `json:"heap_cap_bytes"` // 0: none
+	Rate     float64  `json:"rate_per_s"`     // offered arrivals per second
+	// WarmUp and Window are the planned lengths of the load.
+	WarmUp    time.Duration `json:"warm_up_ns,omitempty"`
+	Window    time.Duration `json:"window_ns,omitempty"`
+	Faults    []Fault       `json:"faults,omitempty"`
+	Scenarios string        `json:"scenarios"` // where the scenarios came from
 }
 
 // Fault is one deliberate harm of the plan, by name and seeded rule.

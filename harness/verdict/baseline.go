@@ -2,6 +2,10 @@ package verdict
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
 
 	"qmtl.internal/plumbline/bench/load"
 	"qmtl.internal/plumbline/harness/complexity"
@@ -26,9 +30,13 @@ func (j *judge) baseline() {
 	if j.asked(StageComplexity) && j.cand.Complexity != nil {
 		j.growth()
 	}
-	if !j.asked(StageLoad) || j.cand.Load == nil {
-		return
+	if j.asked(StageLoad) && j.cand.Load != nil {
+		j.regressions()
 	}
+}
+
+// regressions compares with the accepted record.
+func (j *judge) regressions() {
 	b := j.base.Run
 	if b == nil {
 		j.add(Check{
@@ -44,11 +52,15 @@ func (j *judge) baseline() {
 		})
 		return
 	}
+	if !j.trusted(b) {
+		return
+	}
 	if why := unlike(b, j.cand); why != "" {
 		j.add(Check{Name: "baseline.record", Group: Baseline, Verdict: NoBaseline, Reason: "the accepted record " + b.ID + " " + why})
 		return
 	}
 	j.scenariosKept(b)
+	j.classesKept(b)
 	j.heapKept(b)
 	j.timing(b)
 }
@@ -67,6 +79,70 @@ func unlike(base, cand *record.Run) string {
 	default:
 		return ""
 	}
+}
+
+// trusted asks whether the base may be held against the candidate at all, and
+// says so where it may not.
+func (j *judge) trusted(b *record.Run) bool {
+	if b.ID == j.cand.ID {
+		j.add(Check{
+			Name: "baseline.record", Group: Baseline, Verdict: NoBaseline,
+			Reason: "the accepted record is this very run, which proves nothing about it",
+		})
+		return false
+	}
+	if against := doubts(b, j.cand); len(against) > 0 {
+		j.add(Check{
+			Name: "baseline.trust", Group: Baseline, Verdict: Invalid, Details: against,
+			Reason: "the base " + b.ID + " " + strings.Join(against, "; "),
+		})
+		return false
+	}
+	age := int(j.cand.Started.Sub(b.Started) / (24 * time.Hour))
+	if most := j.policy.Comparison.MaxAgeDays; most > 0 {
+		j.put(age <= most, Fail, Check{
+			Name: "baseline.age", Group: Baseline, Value: fmt.Sprint(age), Limit: fmt.Sprint(most),
+			Reason: fmt.Sprintf("the base %s was %d days old, at most %d are trusted", b.ID, age, most) +
+				whether(age <= most, "", "; accept a newer one"),
+		})
+	}
+	return true
+}
+
+// doubts lists what is wrong with a base by itself.
+func doubts(b, cand *record.Run) (against []string) {
+	if b.Partial {
+		against = append(against, "is partial: "+b.PartialReason)
+	}
+	if b.Started.After(cand.Started) {
+		against = append(against, fmt.Sprintf("was measured after this run (%v, %v): base and candidate are swapped, or a clock was wrong", b.Started, cand.Started))
+	}
+	if err := record.Finite(b); err != nil {
+		against = append(against, err.Error())
+	}
+	want, _ := record.Derive(b)
+	for _, name := range record.Derived() {
+		w, inParts := want[name]
+		// What an older plumbline did not derive yet proves nothing.
+		if h, inMetrics := b.Metrics[name]; inMetrics && (!inParts || !sameMeasure(w, h)) {
+			against = append(against, fmt.Sprintf("says that %s is %s, its part %s", name, shown(h, true), shown(w, inParts)))
+		}
+	}
+	return against
+}
+
+// classesKept asks that no class of requests of the base vanished or was renamed.
+func (j *judge) classesKept(b *record.Run) {
+	var gone []string
+	for _, name := range slices.Sorted(maps.Keys(b.Load.Classes)) {
+		if b.Load.Classes[name].N > 0 && j.cand.Load.Classes[name].N == 0 {
+			gone = append(gone, name)
+		}
+	}
+	j.put(len(gone) == 0, Fail, Check{
+		Name: "baseline.classes", Group: Baseline, Details: gone, Value: fmt.Sprint(len(gone)), Limit: "0",
+		Reason: fmt.Sprintf("%d classes of requests of the base had no answer", len(gone)),
+	})
 }
 
 // scenariosKept asks that what passed in the base did not vanish.
@@ -108,8 +184,12 @@ func (j *judge) heapKept(b *record.Run) {
 func (j *judge) growth() {
 	const check = "baseline.complexity"
 	if len(j.base.Complexity) == 0 {
+		verdict := NoBaseline
+		if j.policy.Complexity.MinKept > 0 {
+			verdict = Invalid
+		}
 		j.add(Check{
-			Name: check, Group: Baseline, Verdict: NoBaseline,
+			Name: check, Group: Baseline, Verdict: verdict,
 			Reason: orElse(j.base.ComplexityReason, "no complexity snapshot was accepted yet"),
 		})
 		return
@@ -117,7 +197,9 @@ func (j *judge) growth() {
 	limit := j.policy.Complexity.GrowthLimit
 	var grown []string
 	failed := false
-	for _, c := range complexity.Compare(j.base.Complexity, j.cand.Complexity.Funcs) {
+	changes := complexity.Compare(j.base.Complexity, j.cand.Complexity.Funcs)
+	j.kept(changes)
+	for _, c := range changes {
 		if c.Status != complexity.Worse {
 			continue
 		}
@@ -137,4 +219,19 @@ func (j *judge) growth() {
 			Reason: fmt.Sprintf("%d functions grew, none above %d", len(grown), limit),
 		})
 	}
+}
+
+// kept asks that enough of the accepted snapshot's functions were found again.
+func (j *judge) kept(changes []complexity.Change) {
+	least := j.policy.Complexity.MinKept
+	if least <= 0 {
+		return
+	}
+	gone := complexity.Count(changes)[complexity.Removed]
+	share := 1 - float64(gone)/float64(len(j.base.Complexity))
+	j.put(share >= least, Invalid, Check{
+		Name: "baseline.functions", Group: Baseline, Value: percent(share), Limit: percent(least),
+		Reason: fmt.Sprintf("%d of the %d accepted functions were found again", len(j.base.Complexity)-gone, len(j.base.Complexity)) +
+			whether(share >= least, "", "; another tree was measured, or hardly any of it"),
+	})
 }

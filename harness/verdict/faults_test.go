@@ -14,9 +14,11 @@ func harmed(change func(*record.Run)) *record.Run {
 	r.Outages = &record.Outages{AllowanceS: 5, LimitMS: 150, Calm: r.Load.Classes["all"], Outages: []record.Outage{
 		{Fault: "kafka.stop", Start: 6, HealBegan: 11, End: 11, Relief: 11, RecoveryS: &took},
 	}}
+	r.Plan.Faults = []record.Fault{{Name: "kafka.stop", Rule: "4s:kafka.stop:5s"}}
 	if change != nil {
 		change(r)
 	}
+	mend(r.Load)
 	record.SetDerived(r)
 	return r
 }

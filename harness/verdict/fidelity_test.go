@@ -14,7 +14,7 @@ import (
 // n scenarios of which the first few disagree.
 func onContainers(n, disagree int) *record.Run {
 	return with(func(r *record.Run) {
-		r.Provider.Kind = "containers"
+		r.Provider.Kind, r.Env = "containers", here("containers")
 		r.Contract = nil
 		var other []record.Outcome
 		for i := range n {
@@ -49,7 +49,7 @@ func named(j verdict.Judged, name string) (found []verdict.Check) {
 
 func TestFidelityThatAgreesPasses(t *testing.T) {
 	r := onContainers(20, 0)
-	j := verdict.Judge(policy(t), verdict.Base{Run: r, Complexity: r.Complexity.Funcs}, r)
+	j := verdict.Judge(policy(t), baseOf(r), r)
 	if j.Verdict != verdict.Pass {
 		t.Errorf("Judge = %s: %s\n%s", j.Verdict, j.Summary, listed(j))
 	}
@@ -71,7 +71,7 @@ func TestEveryDisagreementNeedsADatedWaiverOfItsOwn(t *testing.T) {
 	} {
 		p, r := policy(t), onContainers(40, 1)
 		p.Waivers = c.waivers
-		j := verdict.Judge(p, verdict.Base{Run: r, Complexity: r.Complexity.Funcs}, r)
+		j := verdict.Judge(p, baseOf(r), r)
 		if j.Verdict != c.want {
 			t.Errorf("waiver %s: %s, want %s: %s", name, j.Verdict, c.want, listed(j))
 		}
@@ -86,24 +86,24 @@ func TestEveryDisagreementNeedsADatedWaiverOfItsOwn(t *testing.T) {
 func TestTooLowAShareFailsWhateverIsWaived(t *testing.T) {
 	p, r := policy(t), onContainers(20, 2)
 	p.Waivers = []verdict.Waiver{waiver(t, "GW-00", "2026-12-31"), waiver(t, "GW-01", "2026-12-31")}
-	j := verdict.Judge(p, verdict.Base{Run: r, Complexity: r.Complexity.Funcs}, r)
+	j := verdict.Judge(p, baseOf(r), r)
 	if c := named(j, "fidelity.share"); j.Verdict != verdict.Fail || len(c) != 1 || c[0].Verdict != verdict.Fail || c[0].Value != "90.0 %" {
 		t.Errorf("Judge = %s, fidelity.share = %+v", j.Verdict, c)
 	}
 	p.Fidelity.MinShare = 0.9
-	if j := verdict.Judge(p, verdict.Base{Run: r, Complexity: r.Complexity.Funcs}, r); j.Verdict != verdict.Pass {
+	if j := verdict.Judge(p, baseOf(r), r); j.Verdict != verdict.Pass {
 		t.Errorf("with a lower share: %s\n%s", j.Verdict, listed(j))
 	}
 }
 
 func TestWhatOneSideLeftOutIsShownAndNotCounted(t *testing.T) {
 	r := with(func(r *record.Run) {
-		r.Provider.Kind, r.Contract = "containers", r.Contract[:2]
+		r.Provider.Kind, r.Env, r.Contract = "containers", here("containers"), r.Contract[:2]
 		other := slices.Clone(r.Contract)
 		other[1].Status, other[1].Reason = record.Skipped, "needs fault-kafka-pause (provider embedded)"
 		r.Fidelity = record.Compare([2]string{"containers", "embedded"}, r.Contract, other)
 	})
-	j := verdict.Judge(policy(t), verdict.Base{Run: r, Complexity: r.Complexity.Funcs}, r)
+	j := verdict.Judge(policy(t), baseOf(r), r)
 	got := named(j, "fidelity.compared")
 	if j.Verdict != verdict.Pass || len(got) != 1 || len(got[0].Details) != 1 || !strings.Contains(got[0].Details[0], "GW-2 ran on one kind only, skipped on embedded: needs") {
 		t.Errorf("%s, fidelity.compared = %+v", j.Verdict, got)
@@ -114,9 +114,9 @@ func TestWhatOneSideLeftOutIsShownAndNotCounted(t *testing.T) {
 }
 
 func TestFidelityThatWasNotMeasured(t *testing.T) {
-	lost := func(r *record.Run) { r.Provider.Kind = "containers" }
+	lost := func(r *record.Run) { r.Provider.Kind, r.Env = "containers", here("containers") }
 	nothing := func(r *record.Run) {
-		r.Provider.Kind, r.Contract = "containers", r.Contract[:2]
+		r.Provider.Kind, r.Env, r.Contract = "containers", here("containers"), r.Contract[:2]
 		r.Fidelity = record.Compare([2]string{"containers", "embedded"}, r.Contract, nil)
 	}
 	for name, c := range map[string]struct {
@@ -126,12 +126,14 @@ func TestFidelityThatWasNotMeasured(t *testing.T) {
 		"asked for on containers and missing": {lost, verdict.Invalid},
 		"nothing in common":                   {nothing, verdict.Invalid},
 		"not asked for on containers":         {func(r *record.Run) { lost(r); r.Plan.Stages = []string{"contract", "load", "complexity"} }, verdict.Pass},
-		"a SUT that runs already":             {func(r *record.Run) { r.Provider.Kind, r.Plan.SUT = "external", "http://127.0.0.1:1" }, verdict.Pass},
+		"a SUT that runs already": {func(r *record.Run) {
+			r.Provider.Kind, r.Env, r.Plan.SUT = "external", here("external"), "http://127.0.0.1:1"
+		}, verdict.Pass},
 	} {
 		r := with(c.spoil)
 		p := policy(t)
 		p.Contract.AllowedSkips = map[string][]string{"containers": {"GW-SKIP"}, "external": {"GW-SKIP"}}
-		j := verdict.Judge(p, verdict.Base{Run: r, Complexity: r.Complexity.Funcs}, r)
+		j := verdict.Judge(p, baseOf(r), r)
 		if j.Verdict != c.want {
 			t.Errorf("%s: %s, want %s: %s", name, j.Verdict, c.want, listed(j))
 		}
@@ -151,7 +153,7 @@ func TestEmbeddedRunsAreNotCompared(t *testing.T) {
 		t.Errorf("Judge = %s: %s\n%s", j.Verdict, j.Summary, listed(j))
 	}
 	r := onContainers(3, 0)
-	if j := verdict.Judge(p, verdict.Base{Run: r, Complexity: r.Complexity.Funcs}, r); j.Verdict != verdict.Fail || len(named(j, "policy.waiver")) != 1 {
+	if j := verdict.Judge(p, baseOf(r), r); j.Verdict != verdict.Fail || len(named(j, "policy.waiver")) != 1 {
 		t.Errorf("an idle waiver: %s\n%s", j.Verdict, listed(j))
 	}
 }

@@ -45,6 +45,9 @@ type Base struct {
 	Reason           string // why Run is nil
 	Complexity       []record.Func
 	ComplexityReason string // why Complexity is nil
+	// Evidence is what the files of the candidate's run say; nil when the record
+	// came without them.
+	Evidence *Evidence
 	// Broken says what is wrong with a base that is there but cannot be read.
 	// Then nothing may be concluded by comparing.
 	Broken []string
@@ -190,4 +193,30 @@ func summary(checks []Check, v Verdict) string {
 func Broken(id string, err error) Judged {
 	c := Check{Name: "measurement.record", Group: Measurement, Verdict: Invalid, Reason: err.Error()}
 	return Judged{Schema: JudgedVersion, Run: id, Verdict: Invalid, ExitCode: ExitBroken, Summary: c.Reason, Checks: []Check{c}}
+}
+
+// Check says in what a judgement contradicts itself: an answer that does not
+// follow from its checks is no answer.
+func (j Judged) Check() error {
+	vs := make([]Verdict, len(j.Checks))
+	for i, c := range j.Checks {
+		vs[i] = c.Verdict
+	}
+	if want := Worst(vs...); j.Verdict != want {
+		return fmt.Errorf("the judgement says %s, its checks make %s", j.Verdict, want)
+	}
+	if !slices.Contains(exitCodes(j.Verdict), j.ExitCode) {
+		return fmt.Errorf("the judgement says %s and exit code %d, which do not go together", j.Verdict, j.ExitCode)
+	}
+	return nil
+}
+
+// exitCodes lists those that some policy gives a verdict.
+func exitCodes(v Verdict) []int {
+	switch v {
+	case Inconclusive, NoBaseline:
+		return []int{ExitPass, ExitFail}
+	default:
+		return []int{ExitCode(Policy{}, v)}
+	}
 }

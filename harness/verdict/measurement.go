@@ -22,6 +22,7 @@ func (j *judge) measurement() {
 	})
 	j.whole()
 	j.ofOnePiece()
+	j.integrity()
 	if j.asked(StageLoad) && r.Load != nil {
 		j.schedule()
 		j.ledger()
@@ -74,7 +75,7 @@ func (j *judge) ofOnePiece() {
 	for _, name := range record.Derived() {
 		w, inParts := want[name]
 		h, inMetrics := j.cand.Metrics[name]
-		if inParts != inMetrics || w.Value != h.Value {
+		if inParts != inMetrics || !sameMeasure(w, h) {
 			off = append(off, fmt.Sprintf("%s is %s, its part says %s", name, shown(h, inMetrics), shown(w, inParts)))
 		}
 	}
@@ -84,11 +85,16 @@ func (j *judge) ofOnePiece() {
 	})
 }
 
+// sameMeasure leaves the warnings out: they say how a figure is to be read.
+func sameMeasure(a, b record.Measure) bool {
+	return a.Value == b.Value && a.Unit == b.Unit && a.N == b.N
+}
+
 func shown(m record.Measure, there bool) string {
 	if !there {
 		return "absent"
 	}
-	return fmt.Sprint(m.Value)
+	return fmt.Sprintf("%v %s of %d", m.Value, m.Unit, m.N)
 }
 
 // schedule asks that exactly the load was offered that was asked for.
@@ -187,5 +193,18 @@ func (j *judge) audited() {
 	j.put(ok, Invalid, Check{
 		Name: "measurement.audit", Group: Measurement, Value: fmt.Sprint(a.Accepted), Limit: fmt.Sprint(want),
 		Reason: fmt.Sprintf("the audit examined %d of %d acknowledged submissions", a.Accepted, want),
+	})
+	j.sawEnough(a)
+}
+
+// sawEnough asks that an audit that found nothing wrong has seen what it would
+// have had to see for that.
+func (j *judge) sawEnough(a *record.Audit) {
+	clean := len(a.Lost)+len(a.Duplicates)+len(a.Orphans) == 0
+	ok := !clean || (min(a.Records, a.Registered) >= a.Accepted && a.Nodes > 0 && a.Topics >= a.Nodes)
+	j.put(ok, Invalid, Check{
+		Name: "measurement.stored", Group: Measurement,
+		Reason: fmt.Sprintf("the audit saw %d records and %d registrations of %d submissions, and %d topics of %d nodes",
+			a.Records, a.Registered, a.Accepted, a.Topics, a.Nodes) + whether(ok, "", ", yet found nothing missing"),
 	})
 }

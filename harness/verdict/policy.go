@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -30,6 +31,9 @@ type Policy struct {
 	// no-baseline, inconclusive or neither.
 	Green   []Verdict `json:"green"`
 	Waivers []Waiver  `json:"waivers"`
+	// RequireStages lists stages that a record must have been asked for to be
+	// judged at all; none: any will do.
+	RequireStages []string `json:"require_stages,omitempty"`
 }
 
 // MeasurementPolicy says when the measurement itself may be trusted.
@@ -74,6 +78,10 @@ type ComplexityPolicy struct {
 	// GrowthLimit is what a function may grow to without failing the comparison
 	// with the accepted snapshot; growth below it is only shown.
 	GrowthLimit int `json:"growth_limit"`
+	// MinKept is the share of the accepted snapshot's functions that must be
+	// found again: below it another tree, or hardly any, was measured. Above 0
+	// it also asks that there is a snapshot.
+	MinKept float64 `json:"min_kept,omitempty"`
 }
 
 // ComparisonPolicy says when a difference from the accepted record counts. A
@@ -83,6 +91,8 @@ type ComparisonPolicy struct {
 	Alpha   float64              `json:"alpha"`
 	Metrics map[string]LeastCare `json:"metrics"` // p50_ms, p95_ms, p99_ms
 	Heap    LeastCare            `json:"heap_peak_bytes"`
+	// MaxAgeDays is how old an accepted record may be; 0: any age.
+	MaxAgeDays int `json:"max_age_days,omitempty"`
 }
 
 // LeastCare is the smallest effect worth a person's time: the larger of a share
@@ -175,10 +185,53 @@ func (p Policy) Check() error {
 		bad(l.Why == "", "latency[%d].why is empty: say where the limit comes from", i)
 		bad(len(l.limits()) == 0, "latency[%d] limits nothing", i)
 	}
+	bad(len(p.Comparison.Metrics) == 0, "comparison.metrics is empty: then no timing is compared")
+	for _, s := range p.RequireStages {
+		bad(!slices.Contains(Stages(), s), "require_stages: no stage is named %q", s)
+	}
 	for _, v := range p.Green {
 		bad(v != NoBaseline && v != Inconclusive, "green may not hold %s", v)
 	}
+	errs = append(errs, p.checkWidth()...)
 	return errors.Join(append(errs, p.checkDetails()...)...)
+}
+
+// Beyond these a limit limits nothing.
+const (
+	widestMS         = 60_000
+	widestLagMS      = 1_000
+	widestComplexity = 50
+	widestRecoveryS  = 600
+	widestRatio      = 10
+	widestBytes      = 1 << 30
+)
+
+// checkWidth refuses limits so wide that no run could cross them.
+func (p Policy) checkWidth() (errs []error) {
+	within := func(what string, v, most float64) {
+		if v < 0 || v > most {
+			errs = append(errs, fmt.Errorf("%s is %g; beyond 0 to %g it limits nothing", what, v, most))
+		}
+	}
+	within("measurement.generator_lag_p99_ms", p.Measurement.GeneratorLagP99, widestLagMS)
+	within("complexity.limit", float64(p.Complexity.Limit), widestComplexity)
+	within("complexity.growth_limit", float64(p.Complexity.GrowthLimit), widestComplexity)
+	within("complexity.min_kept", p.Complexity.MinKept, 1)
+	within("faults.recovery_s", p.Faults.RecoveryS, widestRecoveryS)
+	within("faults.latency_ms", p.Faults.LatencyMS, widestMS)
+	for i, l := range p.Latency {
+		for name, v := range l.limits() {
+			within(fmt.Sprintf("latency[%d].%s", i, name), v, widestMS)
+		}
+	}
+	for name, c := range p.Comparison.Metrics {
+		within("comparison.metrics."+name+".ratio", c.Ratio, widestRatio)
+		within("comparison.metrics."+name+".absolute", c.Absolute, widestMS)
+	}
+	within("comparison.heap_peak_bytes.ratio", p.Comparison.Heap.Ratio, widestRatio)
+	within("comparison.heap_peak_bytes.absolute", p.Comparison.Heap.Absolute, widestBytes)
+	within("comparison.max_age_days", float64(p.Comparison.MaxAgeDays), 3660)
+	return errs
 }
 
 func (p Policy) checkDetails() (errs []error) {

@@ -16,6 +16,10 @@ func (j *judge) waive() {
 			j.badWaiver(w, "expired on "+w.Until.Format(time.DateOnly))
 			continue
 		}
+		if w.Until.After(day.AddDate(1, 0, 0)) {
+			j.badWaiver(w, "holds for more than a year from "+day.Format(time.DateOnly)+"; change the policy instead")
+			continue
+		}
 		matched, used := j.apply(w)
 		switch {
 		case used || !j.tellsIdle(w):
