@@ -111,5 +111,5 @@ func readAll(from io.Reader, length int64) ([]byte, error) {
 // client that writes before it reads would not hear the answer otherwise.
 func (g *Gateway) tooLarge(rest io.Reader) error {
 	_, _ = io.CopyN(io.Discard, rest, 2*g.maxBody) // ends early where the body does
-	return submit.TooLarge("the request body", g.maxBody)
+	return model.TooLarge("the request body", g.maxBody)
 }

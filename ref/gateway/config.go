@@ -38,6 +38,11 @@ type Config struct {
 	AllowLive    bool
 	Capabilities health.Capabilities
 
+	WorldService        string // base URL; "" means none
+	WorldServiceTimeout time.Duration
+	WorldServiceRetries int
+	NoWorldService      bool
+
 	EventsURL         string
 	EventsFallbackURL string
 	EventsTTL         time.Duration
@@ -66,6 +71,10 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.DurationVar(&c.BreakerOpen, "breaker-open", 2*time.Second, "how `long` an open breaker waits before it tries again")
 	fs.BoolVar(&c.NoSentinel, "no-sentinel", false, "store DAGs without a version sentinel")
 	fs.BoolVar(&c.AllowLive, "allow-live", false, "turn the live guard off")
+	fs.StringVar(&c.WorldService, "worldservice", "", "base `URL` of the WorldService; empty: none")
+	fs.DurationVar(&c.WorldServiceTimeout, "worldservice-timeout", 300*time.Millisecond, "how `long` one request to the WorldService may take")
+	fs.IntVar(&c.WorldServiceRetries, "worldservice-retries", 2, "how often a request to the WorldService is repeated that got no answer")
+	fs.BoolVar(&c.NoWorldService, "no-worldservice", false, "do as if --worldservice were empty")
 	fs.StringVar(&c.EventsURL, "events-url", "wss://gateway/ws/evt", "`URL` of the event stream as clients reach it")
 	fs.StringVar(&c.EventsFallbackURL, "events-fallback-url", "wss://gateway/ws", "`URL` of the stream without tokens as clients reach it")
 	fs.DurationVar(&c.EventsTTL, "events-ttl", 5*time.Minute, "how `long` an event token is valid")
@@ -96,6 +105,9 @@ func (c *Config) check() []error {
 	}
 	for _, seed := range c.seeds() {
 		errs = append(errs, service.CheckAddr("kafka", seed))
+	}
+	if c.WorldServiceRetries < 0 {
+		errs = append(errs, fmt.Errorf("--worldservice-retries %d: must not be negative", c.WorldServiceRetries))
 	}
 	if c.Kafka != "" && c.CommitLogTopic == "" {
 		errs = append(errs, service.Wrong("commitlog-topic", "must not be empty"))
@@ -133,6 +145,7 @@ func (c *Config) checkLimits() (errs []error) {
 		{"breaker-open", c.BreakerOpen, time.Millisecond},
 		{"wait-limit", c.WaitLimit, time.Millisecond},
 		{"events-ttl", c.EventsTTL, time.Second},
+		{"worldservice-timeout", c.WorldServiceTimeout, time.Millisecond},
 	} {
 		if l.is < l.least {
 			errs = append(errs, service.Wrong(l.flag, "%s: must be at least %s", l.is, l.least))

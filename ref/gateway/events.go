@@ -7,6 +7,7 @@ import (
 
 	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/submit"
+	"qmtl.internal/plumbline/ref/gateway/world"
 	"qmtl.internal/plumbline/ref/internal/service"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
@@ -16,8 +17,8 @@ import (
 const keyID = "default"
 
 // openStream puts the event stream behind tokens in front of h; new clients are
-// told the queues that manager knows.
-func openStream(rt *service.Runtime, c *Config, h *hub.Hub, manager *submit.DagManager) (*hub.Stream, error) {
+// told what first knows.
+func openStream(rt *service.Runtime, c *Config, h *hub.Hub, first snapshots) (*hub.Stream, error) {
 	keys, err := hub.NewKeys(keyID)
 	if err != nil {
 		return nil, err
@@ -27,7 +28,7 @@ func openStream(rt *service.Runtime, c *Config, h *hub.Hub, manager *submit.DagM
 		Snapshot: func(ctx context.Context, asked url.Values, grant hub.Grant) []contract.Event {
 			ctx, cancel := context.WithTimeout(ctx, c.LookupLimit)
 			defer cancel()
-			return snapshot(ctx, manager, asked, grant)
+			return first.of(ctx, asked, grant)
 		},
 	})
 	if err != nil {
@@ -36,19 +37,79 @@ func openStream(rt *service.Runtime, c *Config, h *hub.Hub, manager *submit.DagM
 	return s, nil
 }
 
-// snapshot is the state that a client of the stream begins with
-// (controlbus.md 4.6): the queues of the tag query in its handshake. Without an
-// answer of the DAG Manager there are none.
-func snapshot(ctx context.Context, manager *submit.DagManager, asked url.Values, grant hub.Grant) []contract.Event {
-	query, err := tagQuery(asked)
-	if err != nil || !grant.Topics["queue"] || len(query.Tags) == 0 {
+// snapshots make the state that a client of the stream begins with
+// (controlbus.md 4.6).
+type snapshots struct {
+	manager *submit.DagManager
+	worlds  *world.Client // nil: there is no WorldService
+}
+
+func (s snapshots) of(ctx context.Context, asked url.Values, grant hub.Grant) []contract.Event {
+	var all []contract.Event
+	if grant.Topics["queue"] {
+		all = append(all, s.queues(ctx, asked, textOr(grant.World))...)
+	}
+	if s.worlds == nil || textOr(grant.World) == "" {
+		return all
+	}
+	if grant.Topics["activation"] && textOr(grant.Strategy) != "" {
+		all = append(all, s.activations(ctx, *grant.World, *grant.Strategy)...)
+	}
+	if grant.Topics["policy"] {
+		all = append(all, s.policy(ctx, *grant.World)...)
+	}
+	return all
+}
+
+func textOr(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func snapshotEvent(kind string, data pyjson.Value) contract.Event {
+	return contract.Event{Source: contract.GatewaySource, Type: kind, Data: data}
+}
+
+// activations gives both sides of a strategy, until one cannot be found out.
+func (s snapshots) activations(ctx context.Context, worldID, strategy string) []contract.Event {
+	var all []contract.Event
+	for _, side := range []string{"long", "short"} {
+		answer, err := s.worlds.Activation(ctx, worldID, strategy, side, nil)
+		if err != nil || answer.Body.Kind() != pyjson.Object {
+			return all
+		}
+		all = append(all, snapshotEvent("activation_updated", withVersion(answer.Body)))
+	}
+	return all
+}
+
+// withVersion gives data the schema version that an event has.
+func withVersion(data pyjson.Value) pyjson.Value {
+	if _, there := data.Get("version"); there {
+		return data
+	}
+	return data.With("version", pyjson.OfInt(1))
+}
+
+func (s snapshots) policy(ctx context.Context, worldID string) []contract.Event {
+	hash, err := s.worlds.StateHash(ctx, worldID, "policy")
+	if err != nil || hash.Kind() != pyjson.Object {
 		return nil
 	}
-	world := ""
-	if grant.World != nil {
-		world = *grant.World
+	data := pyjson.OfObject(append([]pyjson.Member{{Key: "world_id", Value: pyjson.OfString(worldID)}}, hash.Members()...)...)
+	return []contract.Event{snapshotEvent("policy_state_hash", data.With("version", pyjson.OfInt(1)))}
+}
+
+// queues gives those of the tag query in the handshake. Without an answer of the
+// DAG Manager there are none.
+func (s snapshots) queues(ctx context.Context, asked url.Values, worldID string) []contract.Event {
+	query, err := tagQuery(asked)
+	if err != nil || len(query.Tags) == 0 {
+		return nil
 	}
-	queues, _ := manager.Queues(ctx, query, world, "live")
+	queues, _ := s.manager.Queues(ctx, query, worldID, "live")
 	tags, found := make([]pyjson.Value, len(query.Tags)), make([]pyjson.Value, len(queues))
 	for i, tag := range query.Tags {
 		tags[i] = pyjson.OfString(tag)
@@ -57,11 +118,11 @@ func snapshot(ctx context.Context, manager *submit.DagManager, asked url.Values,
 		found[i] = pyjson.OfObject(
 			pyjson.Member{Key: "queue", Value: pyjson.OfString(q.Queue)}, pyjson.Member{Key: "global", Value: pyjson.OfBool(q.Global)})
 	}
-	return []contract.Event{{Source: contract.GatewaySource, Type: "queue_update", Data: pyjson.OfObject(
+	return []contract.Event{snapshotEvent("queue_update", pyjson.OfObject(
 		pyjson.Member{Key: "tags", Value: pyjson.OfArray(tags...)},
 		pyjson.Member{Key: "interval", Value: pyjson.OfInt(*query.Interval)},
 		pyjson.Member{Key: "queues", Value: pyjson.OfArray(found...)},
 		pyjson.Member{Key: "match_mode", Value: pyjson.OfString(query.MatchMode)},
 		pyjson.Member{Key: "version", Value: pyjson.OfInt(1)},
-	)}}
+	))}
 }

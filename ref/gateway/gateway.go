@@ -21,6 +21,7 @@ import (
 	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/ref/gateway/submit"
+	"qmtl.internal/plumbline/ref/gateway/world"
 	"qmtl.internal/plumbline/ref/internal/service"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
@@ -31,6 +32,7 @@ import (
 type Gateway struct {
 	log      *slog.Logger
 	pipeline *submit.Pipeline
+	proxy    *world.Proxy
 	monitor  *health.Monitor
 	metrics  prometheus.Gatherer
 	events   *hub.Hub    // WebSocket upgrades of /ws
@@ -52,6 +54,9 @@ func (g *Gateway) Handler() http.Handler {
 	rt.add(http.MethodPost, "/events/subscribe", g.stream.Subscribe)
 	rt.add(http.MethodGet, "/events/jwks", g.stream.JWKS)
 	rt.add(http.MethodGet, "/events/schema", g.stream.Schema)
+	for _, one := range g.proxy.Routes() {
+		rt.add(one.Method, one.Path, one.Handler)
+	}
 	rt.add(http.MethodGet, "/health", g.health)
 	rt.add(http.MethodGet, "/status", g.status)
 	rt.add(http.MethodGet, "/metrics", g.exposition)

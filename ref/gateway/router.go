@@ -15,7 +15,7 @@ type router struct {
 	routes []route
 }
 
-// route is one path and its only method. In path a segment {name} stands for
+// route is one path and one of its methods. In path a segment {name} stands for
 // any one segment, which the handler reads with PathValue.
 type route struct {
 	method   string
@@ -27,9 +27,9 @@ func (rt *router) add(method, path string, h http.HandlerFunc) {
 	rt.routes = append(rt.routes, route{method, strings.Split(path, "/"), h})
 }
 
-// match says whether path is the route's and stores its variables in r.
-func (rt *route) match(path string, r *http.Request) bool {
-	segments := strings.Split(path, "/")
+// match says whether a path of these segments is the route's and stores its
+// variables in r.
+func (rt *route) match(segments []string, r *http.Request) bool {
 	if len(segments) != len(rt.segments) {
 		return false
 	}
@@ -46,17 +46,20 @@ func (rt *route) match(path string, r *http.Request) bool {
 }
 
 func (rt *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	other := "" // method of a route whose path fits
+	other := "" // method of the first route whose path fits
+	segments := strings.Split(r.URL.Path, "/")
 	for i := range rt.routes {
 		one := &rt.routes[i]
-		if !one.match(r.URL.Path, r) {
+		if !one.match(segments, r) {
 			continue
 		}
 		if one.method == r.Method {
 			one.handler.ServeHTTP(w, r)
 			return
 		}
-		other = one.method
+		if other == "" {
+			other = one.method
+		}
 	}
 	switch {
 	case other != "":
@@ -81,9 +84,9 @@ func (rt *router) slashed(r *http.Request) bool {
 	if r.URL.Path == "/" {
 		return false
 	}
-	path := otherSlash(r.URL.Path)
+	segments := strings.Split(otherSlash(r.URL.Path), "/")
 	for i := range rt.routes {
-		if rt.routes[i].match(path, r) {
+		if rt.routes[i].match(segments, r) {
 			return true
 		}
 	}

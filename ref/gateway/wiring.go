@@ -19,6 +19,7 @@ import (
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/submit"
+	"qmtl.internal/plumbline/ref/gateway/world"
 	"qmtl.internal/plumbline/ref/internal/service"
 )
 
@@ -58,10 +59,14 @@ func start(rt *service.Runtime, c *Config) error {
 	if err := followControlBus(rt, c, events); err != nil {
 		return err
 	}
+	worlds, err := openWorldService(rt, c)
+	if err != nil {
+		return err
+	}
 	degradeLevel(rt.Metrics)
 	registry := submit.NewRegistry(rdb, c.PendingTTL)
 	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
-	stream, err := openStream(rt, c, events, manager)
+	stream, err := openStream(rt, c, events, snapshots{manager, worlds})
 	if err != nil {
 		return err
 	}
@@ -78,15 +83,18 @@ func start(rt *service.Runtime, c *Config) error {
 		maxBody: c.MaxBody,
 		bodies:  semaphore.NewWeighted(allRoom),
 		guard:   !c.AllowLive,
+		proxy: &world.Proxy{
+			Client: worlds, Guard: !c.AllowLive, Version: int64(c.Capabilities.RebalanceSchemaVersion), MaxBody: c.MaxBody,
+		},
 		pipeline: &submit.Pipeline{
-			Contexts: submit.NoWorldService, Registry: registry, CommitLog: commitLog, DagManager: manager, Owed: owed,
+			Contexts: contexts(worlds), Bindings: bindings(worlds), Registry: registry, CommitLog: commitLog, DagManager: manager, Owed: owed,
 			Metrics: submit.NewMetrics(rt.Metrics), Limits: limits, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
 		},
 		monitor: health.NewMonitor(health.Collectors{
 			Redis:        health.Probe(registry.Alive),
 			Postgres:     health.Fixed(health.OK), // the strategies' database is this process's memory
 			DagManager:   health.Probe(twice(manager.Healthy)),
-			WorldService: health.Fixed(health.Unknown),
+			WorldService: worldCollector(worlds),
 		}, c.Capabilities, health.ProbeLimit, health.CacheFor),
 	}
 	return rt.ServeHTTP("http", c.Listen, g.Handler())
@@ -100,6 +108,43 @@ func degradeLevel(reg prometheus.Registerer) {
 	}, []string{"service"})
 	level.WithLabelValues("gateway").Set(0)
 	reg.MustRegister(level)
+}
+
+// openWorldService gives nil when there is none.
+func openWorldService(rt *service.Runtime, c *Config) (*world.Client, error) {
+	if c.WorldService == "" || c.NoWorldService {
+		return nil, nil
+	}
+	client, err := world.New(world.Config{
+		URL: c.WorldService, Timeout: c.WorldServiceTimeout, Attempts: c.WorldServiceRetries + 1, BreakerOpen: c.BreakerOpen,
+		Metrics: rt.Metrics, Log: rt.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--worldservice: %w", err)
+	}
+	rt.OnStop("worldservice client", func(context.Context) error { client.Close(); return nil })
+	return client, nil
+}
+
+func contexts(worlds *world.Client) submit.Contexts {
+	if worlds == nil {
+		return submit.NoWorldService
+	}
+	return worlds.Context
+}
+
+func bindings(worlds *world.Client) submit.Bindings {
+	if worlds == nil {
+		return nil
+	}
+	return worlds.Bind
+}
+
+func worldCollector(worlds *world.Client) health.Collector {
+	if worlds == nil {
+		return health.Fixed(health.Unknown)
+	}
+	return health.Breaker(worlds.Open)
 }
 
 // twice asks again after a short pause when the first answer is bad.

@@ -2,10 +2,11 @@ package controlbus
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"qmtl.internal/plumbline/ref/internal/metric"
 )
 
 // metrics are the families of controlbus.md 7.1 that the consumer moves, and
@@ -39,7 +40,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		{&m.unburied, "controlbus_dead_letters_lost_total", "Records that could not be used and could not be kept either.", []string{"topic"}},
 	} {
 		*c.to = prometheus.NewCounterVec(prometheus.CounterOpts{Name: c.name, Help: c.help}, c.labels)
-		errs = append(errs, register(reg, c.to))
+		errs = append(errs, metric.Share(reg, c.to))
 	}
 	for _, g := range []struct {
 		to         **prometheus.GaugeVec
@@ -54,24 +55,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		{&m.deltas, "rebalance_plan_last_delta_count", "Deltas in the last plan of a world.", []string{"world_id"}},
 	} {
 		*g.to = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: g.name, Help: g.help}, g.labels)
-		errs = append(errs, register(reg, g.to))
+		errs = append(errs, metric.Share(reg, g.to))
 	}
 	return m, errors.Join(errs...)
-}
-
-// register registers *c, or makes it the family that is there already.
-func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
-	err := reg.Register(*c)
-	var there prometheus.AlreadyRegisteredError
-	if !errors.As(err, &there) {
-		return err
-	}
-	have, ok := there.ExistingCollector.(C)
-	if !ok {
-		return fmt.Errorf("metrics: %w as a %T", err, there.ExistingCollector)
-	}
-	*c = have
-	return nil
 }
 
 func (m *metrics) relayed(topic string, now, written time.Time) {

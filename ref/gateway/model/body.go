@@ -2,6 +2,7 @@ package model
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"unicode/utf8"
@@ -62,4 +63,11 @@ func Read(contentType string, body []byte, t Type) (pyjson.Value, error) {
 		return pyjson.Value{}, Unprocessable("body", errs...)
 	}
 	return v, nil
+}
+
+// TooLarge answers a body that exceeds a size limit.
+func TooLarge(what string, limit int64) *contract.Problem {
+	return &contract.Problem{Status: http.StatusRequestEntityTooLarge, Detail: pyjson.OfObject(
+		pyjson.Member{Key: "code", Value: pyjson.OfString("E_TOO_LARGE")},
+		pyjson.Member{Key: "message", Value: pyjson.OfString(fmt.Sprintf("%s is larger than %d bytes", what, limit))})}
 }

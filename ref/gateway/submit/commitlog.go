@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
@@ -68,7 +69,7 @@ func (c *CommitLog) explain(err error, size int) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, kerr.MessageTooLarge):
-		return TooLarge("the commit-log record of this DAG", int64(size))
+		return model.TooLarge("the commit-log record of this DAG", int64(size))
 	default:
 		return fmt.Errorf("%w: topic %s: %w", ErrCommitLog, c.topic, err)
 	}

@@ -2,7 +2,6 @@ package submit
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -34,13 +33,6 @@ func schemaInvalid(message string, path ...pyjson.Value) *contract.Problem {
 		member("errors", pyjson.OfArray(pyjson.OfObject(
 			member("path", pyjson.OfArray(path...)), text("message", message)))),
 	)}
-}
-
-// TooLarge answers a submission that exceeds a size limit.
-func TooLarge(what string, limit int64) *contract.Problem {
-	return &contract.Problem{Status: http.StatusRequestEntityTooLarge, Detail: pyjson.OfObject(
-		text("code", "E_TOO_LARGE"),
-		text("message", fmt.Sprintf("%s is larger than %d bytes", what, limit)))}
 }
 
 func texts(all []string) pyjson.Value {

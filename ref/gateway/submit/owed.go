@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"qmtl.internal/plumbline/ref/internal/metric"
 	"qmtl.internal/plumbline/ref/internal/service"
 )
 
@@ -63,8 +64,8 @@ func StartOwedDiffs(registry *Registry, manager *DagManager, reg prometheus.Regi
 		registry: registry, manager: manager, log: log, late: make(chan struct{}, lateDiffs),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "gateway_owed_diffs", Help: "Accepted submissions whose diff is still owed, of all gateways; as of the last look."}),
-		paid:    counter(reg, "gateway_owed_diffs_paid_total", "Diffs that ended well after their submission was answered."),
-		dropped: counter(reg, "gateway_owed_diffs_dropped_total", "Diffs of accepted submissions that were refused for good."),
+		paid:    metric.NewCounter(reg, "gateway_owed_diffs_paid_total", "Diffs that ended well after their submission was answered."),
+		dropped: metric.NewCounter(reg, "gateway_owed_diffs_dropped_total", "Diffs of accepted submissions that were refused for good."),
 	}
 	reg.MustRegister(o.waiting)
 	o.life, o.end = context.WithCancel(context.Background())

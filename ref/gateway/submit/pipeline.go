@@ -26,6 +26,10 @@ import (
 // never fails; doubt downgrades.
 type Contexts func(ctx context.Context, meta pyjson.Value, world string) dag.ComputeContext
 
+// Bindings tells whoever keeps the worlds that an accepted strategy runs in
+// them. It does its best, in a time of its own, and never fails.
+type Bindings func(ctx context.Context, strategy string, worlds []string)
+
 // Limits bound what a submission may wait for.
 type Limits struct {
 	Diff       time.Duration // a submission's diff
@@ -50,6 +54,7 @@ func DefaultLimits() Limits {
 // first use and not changed after it.
 type Pipeline struct {
 	Contexts   Contexts
+	Bindings   Bindings // nil: nobody is told
 	Registry   *Registry
 	CommitLog  *CommitLog // nil: no record is written
 	DagManager *DagManager
@@ -132,7 +137,7 @@ func (p *Pipeline) Submit(ctx context.Context, req *Request) (*Ack, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Metrics.latency.add(p.Now().Sub(s.begun))
+	p.Metrics.latency.Add(p.Now().Sub(s.begun))
 	return &s.ack, nil
 }
 
@@ -151,6 +156,7 @@ func (p *Pipeline) submit(ctx context.Context, s *submission) error {
 		{"commitlog", (*Pipeline).publish},
 		{"diff", (*Pipeline).diff},
 		{"confirm", (*Pipeline).confirm},
+		{"bind", (*Pipeline).bind},
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"qmtl.internal/plumbline/ref/dag"
+	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/scenarios/contract"
 	pb "qmtl.internal/plumbline/scenarios/contract/dagmanagerpb"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
@@ -62,7 +63,7 @@ func (p *Pipeline) seal(_ context.Context, s *submission) (err error) {
 	s.claim.Hash = e.Hash
 	s.claim.DAG = unsafe.String(unsafe.SliceData(dag64), len(dag64)) // lives as long as the record
 	if p.CommitLog != nil && !p.CommitLog.Fits(*s.record) {
-		return TooLarge("the commit-log record of this DAG", int64(p.CommitLog.maxBytes))
+		return model.TooLarge("the commit-log record of this DAG", int64(p.CommitLog.maxBytes))
 	}
 	return nil
 }
@@ -240,6 +241,14 @@ func (p *Pipeline) confirm(ctx context.Context, s *submission) error {
 		p.Owed.follow(s.claim.ID, s.late)
 	}
 	return err
+}
+
+// bind comes after the acceptance, which it cannot change any more.
+func (p *Pipeline) bind(ctx context.Context, s *submission) error {
+	if p.Bindings != nil {
+		p.Bindings(ctx, s.claim.ID, s.worlds)
+	}
+	return nil
 }
 
 // endedSince looks whether a late diff has ended so that nothing is owed.

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 	"qmtl.internal/plumbline/scenarios/contract/vectors"
@@ -185,22 +186,15 @@ func recordOf(t *testing.T, in pyjson.Value) *entry {
 	return e
 }
 
-// withWorldService counts the cases of submission_context that need a
-// WorldService, which a later issue brings; they are listed by kind.
 func TestSubmissionContextVectors(t *testing.T) {
-	later := map[string]int{}
 	vectors.Run(t, "submission_context", func(t *testing.T, v vectors.Vector) {
 		in, out := parse(t, v.Input), parse(t, v.Output)
-		if kind := textOf(in, "worldservice"); kind != "none_configured" {
-			later[strings.TrimSpace("worldservice "+kind)]++
-			return
-		}
 		worlds := normalizeWorlds(stringsOf(in.Member("world_ids")))
 		primary := ""
 		if len(worlds) > 0 {
 			primary = worlds[0]
 		}
-		c := NoWorldService(t.Context(), in.Member("meta"), primary)
+		c := decided(in, primary)
 		got := map[string]any{
 			"worlds": worlds, "context": string(pyjson.Append(nil, c.Value(), pyjson.Spaced|pyjson.ASCII)),
 			"downgraded": c.Downgraded, "reason": c.DowngradeReason, "safe": c.SafeMode,
@@ -216,7 +210,18 @@ func TestSubmissionContextVectors(t *testing.T) {
 			t.Error("redis:", diff)
 		}
 	})
-	t.Logf("left to the issue that brings a WorldService: %v", later)
+}
+
+// decided resolves a vector's context; without a world the original asks nobody.
+func decided(in pyjson.Value, primary string) dag.ComputeContext {
+	meta, ws := in.Member("meta"), in.Member("worldservice")
+	if s, _ := ws.Str(); s == "none_configured" || primary == "" {
+		return NoWorldService(context.Background(), meta, primary)
+	}
+	c, _ := dag.Decided(meta, primary, dag.Decision{
+		Envelope: ws.Member("payload"), Known: ws.Kind() == pyjson.Object, Stale: ws.Member("stale").IsTrue(),
+	})
+	return c
 }
 
 func stringsOf(v pyjson.Value) []string {
