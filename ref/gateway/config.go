@@ -71,10 +71,10 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.DurationVar(&c.BreakerOpen, "breaker-open", 2*time.Second, "how `long` an open breaker waits before it tries again")
 	fs.BoolVar(&c.NoSentinel, "no-sentinel", false, "store DAGs without a version sentinel")
 	fs.BoolVar(&c.AllowLive, "allow-live", false, "turn the live guard off")
-	fs.StringVar(&c.WorldService, "worldservice", "", "base `URL` of the WorldService; empty: none")
+	fs.StringVar(&c.WorldService, "worldservice-url", "", "base `URL` of the WorldService; empty: none")
 	fs.DurationVar(&c.WorldServiceTimeout, "worldservice-timeout", 300*time.Millisecond, "how `long` one request to the WorldService may take")
 	fs.IntVar(&c.WorldServiceRetries, "worldservice-retries", 2, "how often a request to the WorldService is repeated that got no answer")
-	fs.BoolVar(&c.NoWorldService, "no-worldservice", false, "do as if --worldservice were empty")
+	fs.BoolVar(&c.NoWorldService, "no-worldservice", false, "do as if --worldservice-url were empty")
 	fs.StringVar(&c.EventsURL, "events-url", "wss://gateway/ws/evt", "`URL` of the event stream as clients reach it")
 	fs.StringVar(&c.EventsFallbackURL, "events-fallback-url", "wss://gateway/ws", "`URL` of the stream without tokens as clients reach it")
 	fs.DurationVar(&c.EventsTTL, "events-ttl", 5*time.Minute, "how `long` an event token is valid")
@@ -94,6 +94,8 @@ var keys = map[string]service.Key{
 	"insert_sentinel":     {Flag: "no-sentinel", As: service.Not},
 	"enforce_live_guard":  {Flag: "allow-live", As: service.Not},
 	"events.stream_url":   {Flag: "events-url"},
+
+	"enable_worldservice_proxy": {Flag: "no-worldservice", As: service.Not},
 }
 
 // check gives every mistake.
@@ -107,7 +109,7 @@ func (c *Config) check() []error {
 		errs = append(errs, service.CheckAddr("kafka", seed))
 	}
 	if c.WorldServiceRetries < 0 {
-		errs = append(errs, fmt.Errorf("--worldservice-retries %d: must not be negative", c.WorldServiceRetries))
+		errs = append(errs, service.Wrong("worldservice-retries", "%d: must not be negative", c.WorldServiceRetries))
 	}
 	if c.Kafka != "" && c.CommitLogTopic == "" {
 		errs = append(errs, service.Wrong("commitlog-topic", "must not be empty"))

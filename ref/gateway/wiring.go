@@ -120,7 +120,7 @@ func openWorldService(rt *service.Runtime, c *Config) (*world.Client, error) {
 		Metrics: rt.Metrics, Log: rt.Log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("--worldservice: %w", err)
+		return nil, fmt.Errorf("--worldservice-url: %w", err)
 	}
 	rt.OnStop("worldservice client", func(context.Context) error { client.Close(); return nil })
 	return client, nil
