@@ -30,8 +30,14 @@ func redisOptions(addr string) (*redis.Options, error) {
 	return o, nil
 }
 
-// readRedis takes in registrations, duplicate keys and the queue.
+// readRedis takes in registrations, duplicate keys and the queue. The queue
+// comes first: workers may take from it meanwhile, and a strategy that was taken
+// says so in its state from then on.
 func (b *book) readRedis(ctx context.Context, cl *redis.Client) error {
+	var queue []string
+	if err := eachQueued(ctx, cl, func(id string) { queue = append(queue, id) }); err != nil {
+		return err
+	}
 	if err := scan(ctx, cl, strategyPrefix, func(keys []string) error { return b.readStrategies(ctx, cl, keys) }); err != nil {
 		return err
 	}
@@ -40,15 +46,12 @@ func (b *book) readRedis(ctx context.Context, cl *redis.Client) error {
 	if err != nil {
 		return err
 	}
-	err = eachQueued(ctx, cl, func(id string) {
+	for _, id := range queue {
 		if s := b.ids[id]; s != nil {
 			s.queued++
 		} else if !b.foreign[id] && !b.before.ids[id] {
 			dangling[id] = queueKey
 		}
-	})
-	if err != nil {
-		return err
 	}
 	// A lost or odd answer may stand behind what dangles; without one nobody does.
 	if b.excused == 0 {
@@ -170,9 +173,11 @@ func eachHashKey(ctx context.Context, cl *redis.Client, see func(hash, id string
 	})
 }
 
+// eachQueued walks the queue from its end, so that what workers take from its
+// head meanwhile does not shift the rest.
 func eachQueued(ctx context.Context, cl *redis.Client, see func(id string)) error {
-	for at := int64(0); ; at += batch {
-		ids, err := cl.LRange(ctx, queueKey, at, at+batch-1).Result()
+	for end := int64(-1); ; end -= batch {
+		ids, err := cl.LRange(ctx, queueKey, end-batch+1, end).Result()
 		if err != nil {
 			return fmt.Errorf("lrange %s: %w", queueKey, err)
 		}

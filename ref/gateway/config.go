@@ -7,6 +7,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"qmtl.internal/plumbline/ref/gateway/health"
+	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/internal/service"
 )
 
@@ -29,7 +30,8 @@ type Config struct {
 	Waiting      int
 	WaitLimit    time.Duration
 	MaxBody      int64
-	PendingTTL   time.Duration
+	Workers      int
+	Plan         submit.PersistencePlan
 	DiffLimit    time.Duration
 	DryRunLimit  time.Duration
 	LookupLimit  time.Duration
@@ -64,7 +66,12 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.IntVar(&c.Waiting, "max-waiting", 8192, "most submissions that wait; a further one is answered 503")
 	fs.DurationVar(&c.WaitLimit, "wait-limit", 10*time.Second, "how `long` a submission waits to be worked on before it is answered 503")
 	fs.Int64Var(&c.MaxBody, "max-body", 32<<20, "largest request body in `bytes`")
-	fs.DurationVar(&c.PendingTTL, "pending-ttl", time.Minute, "how `long` an unfinished registration survives a crash")
+	fs.IntVar(&c.Workers, "workers", 2, "how `many` goroutines work off accepted strategies; 0 leaves it to other gateways")
+	c.Plan = submit.DefaultPlan()
+	fs.DurationVar(&c.Plan.Lease, "worker-lease", c.Plan.Lease, "how `long` a strategy is locked by the worker that holds it; renewed while it works")
+	fs.IntVar(&c.Plan.Attempts, "worker-attempts", c.Plan.Attempts, "how `often` a strategy is tried before it has failed")
+	fs.DurationVar(&c.Plan.Backoff, "worker-backoff", c.Plan.Backoff, "how `long` to wait after the first failed attempt; it doubles with each")
+	fs.DurationVar(&c.Plan.PendingTTL, "pending-ttl", c.Plan.PendingTTL, "how `long` an unfinished registration survives a crash")
 	fs.DurationVar(&c.DiffLimit, "diff-limit", 100*time.Millisecond, "how `long` a submission waits for its diff")
 	fs.DurationVar(&c.DryRunLimit, "dryrun-limit", 500*time.Millisecond, "how `long` a dry run of one world waits for its diff")
 	fs.DurationVar(&c.LookupLimit, "lookup-limit", time.Second, "how `long` a request waits for its tag lookups")
@@ -140,7 +147,9 @@ func (c *Config) checkLimits() (errs []error) {
 		is, least time.Duration
 	}{
 		{"commitlog-timeout", c.CommitLogTimeout, time.Second},
-		{"pending-ttl", c.PendingTTL, 30 * time.Second}, // longer than a submission can take
+		{"pending-ttl", c.Plan.PendingTTL, 30 * time.Second}, // longer than a submission can take
+		{"worker-lease", c.Plan.Lease, time.Second},
+		{"worker-backoff", c.Plan.Backoff, time.Millisecond},
 		{"diff-limit", c.DiffLimit, time.Millisecond},
 		{"dryrun-limit", c.DryRunLimit, time.Millisecond},
 		{"lookup-limit", c.LookupLimit, time.Millisecond},
@@ -161,6 +170,8 @@ func (c *Config) checkLimits() (errs []error) {
 		{"max-in-work", int64(c.Places)},
 		{"max-waiting", int64(c.Waiting)},
 		{"max-body", c.MaxBody},
+		{"worker-attempts", int64(c.Plan.Attempts)},
+		{"workers", int64(c.Workers) + 1},
 		{"commitlog-max-bytes", int64(c.CommitLogBytes)},
 		{"rebalance-schema-version", int64(c.Capabilities.RebalanceSchemaVersion)},
 	} {

@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 
 	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/submit"
@@ -125,4 +127,28 @@ func (s snapshots) queues(ctx context.Context, asked url.Values, worldID string)
 		pyjson.Member{Key: "match_mode", Value: pyjson.OfString(query.MatchMode)},
 		pyjson.Member{Key: "version", Value: pyjson.OfInt(1)},
 	))}
+}
+
+// notifier tells the clients of h how strategies get on (controlbus.md 2.10).
+func notifier(h *hub.Hub) submit.Notifier {
+	tell := func(kind, id, key string, v pyjson.Value) {
+		h.Publish("", contract.Event{Source: contract.GatewaySource, Type: kind, Data: pyjson.OfObject(
+			pyjson.Member{Key: "strategy_id", Value: pyjson.OfString(id)},
+			pyjson.Member{Key: key, Value: v},
+			pyjson.Member{Key: "version", Value: pyjson.OfInt(1)},
+		)})
+	}
+	return submit.Notifier{
+		Wanted:   h.Listening,
+		Progress: func(id string, s submit.State) { tell("progress", id, "status", pyjson.OfString(string(s))) },
+		QueueMap: func(id string, topics map[string]string) { tell("queue_map", id, "queue_map", topicMap(topics)) },
+	}
+}
+
+func topicMap(topics map[string]string) pyjson.Value {
+	members := make([]pyjson.Member, 0, len(topics))
+	for _, key := range slices.Sorted(maps.Keys(topics)) {
+		members = append(members, pyjson.Member{Key: key, Value: pyjson.OfString(topics[key])})
+	}
+	return pyjson.OfObject(members...)
 }

@@ -96,7 +96,7 @@ func (g *Gateway) strategyStatus(w http.ResponseWriter, r *http.Request) {
 	case state == "":
 		answerProblem(w, contract.StrategyNotFound())
 	default:
-		answerValue(w, pyjson.OfObject(pyjson.Member{Key: "status", Value: pyjson.OfString(state)}))
+		answerValue(w, pyjson.OfObject(pyjson.Member{Key: "status", Value: pyjson.OfString(string(state))}))
 	}
 }
 

@@ -81,7 +81,7 @@ func TestSubmitAnswersInContractOrder(t *testing.T) {
 }
 
 func TestSubmitStoresARegistrationForGood(t *testing.T) {
-	s := newStand(t)
+	s := newStand(t, withArgs("--workers", "0"))
 	id := s.accepted(bodyWith(oneNode("a"), paperMeta, " alpha ", "beta", "alpha")).StrategyID
 	key := "strategy:" + id
 	for field, want := range map[string]string{
@@ -141,7 +141,7 @@ func TestDiffIsAskedOnceForTheFirstWorldAndAcknowledged(t *testing.T) {
 }
 
 func TestParallelIdenticalSubmissionsMakeOneStrategy(t *testing.T) {
-	s := newStand(t, withKafka)
+	s := newStand(t, withKafka, withArgs("--workers", "0"))
 	var (
 		mu       sync.Mutex
 		statuses = map[int]int{}

@@ -64,14 +64,14 @@ func start(rt *service.Runtime, c *Config) error {
 		return err
 	}
 	degradeLevel(rt.Metrics)
-	registry := submit.NewRegistry(rdb, c.PendingTTL)
+	registry := submit.NewRegistry(rdb, c.Plan)
 	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
 	stream, err := openStream(rt, c, events, snapshots{manager, worlds})
 	if err != nil {
 		return err
 	}
-	owed := submit.StartOwedDiffs(registry, manager, rt.Metrics, rt.Log)
-	rt.OnStop("owed diffs", owed.Close)
+	worker := submit.StartWorker(c.Workers, registry, manager, notifier(events), rt.Metrics, rt.Log)
+	rt.OnStop("worker", worker.Close)
 	limits := submit.DefaultLimits()
 	limits.Diff, limits.DryRun, limits.Lookups = c.DiffLimit, c.DryRunLimit, c.LookupLimit
 	g := &Gateway{
@@ -87,7 +87,7 @@ func start(rt *service.Runtime, c *Config) error {
 			Client: worlds, Guard: !c.AllowLive, Version: int64(c.Capabilities.RebalanceSchemaVersion), MaxBody: c.MaxBody,
 		},
 		pipeline: &submit.Pipeline{
-			Contexts: contexts(worlds), Bindings: bindings(worlds), Registry: registry, CommitLog: commitLog, DagManager: manager, Owed: owed,
+			Contexts: contexts(worlds), Bindings: bindings(worlds), Registry: registry, CommitLog: commitLog, DagManager: manager, Worker: worker,
 			Metrics: submit.NewMetrics(rt.Metrics), Limits: limits, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
 		},
 		monitor: health.NewMonitor(health.Collectors{

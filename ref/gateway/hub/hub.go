@@ -109,6 +109,13 @@ func (h *Hub) Publish(topic string, e contract.Event) {
 	h.publish(topic, e, contract.Stamp{ID: uuid.NewString(), Time: h.cfg.Now()})
 }
 
+// Listening says whether there is any client.
+func (h *Hub) Listening() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.joined) > 0
+}
+
 // PublishAs is Publish for an event that has its id and time already: an id
 // among the last 10,000 that came this way is dropped and counted.
 func (h *Hub) PublishAs(topic string, e contract.Event, s contract.Stamp) {

@@ -58,7 +58,7 @@ type Pipeline struct {
 	Registry   *Registry
 	CommitLog  *CommitLog // nil: no record is written
 	DagManager *DagManager
-	Owed       *OwedDiffs
+	Worker     *Worker
 	Metrics    *Metrics
 	Limits     Limits
 	NoSentinel bool // store the DAG without a version sentinel

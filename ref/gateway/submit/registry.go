@@ -9,24 +9,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Registry keeps registrations in Redis (gateway.md 2.6, 3.1):
-//
-//	dag_hash:<sha256>  the strategy id, which makes a DAG submitted once
-//	strategy:<id>      hash: dag, hash, compute_*, state
-//	strategy_queue     list of strategy ids
-//	gateway:owed_diffs see OwedKey
-//
-// A registration is pending until Confirm: its keys expire after PendingTTL and
-// it has no state, so a process that dies in between leaves nothing behind.
+// Registry keeps registrations in Redis as its PersistencePlan says. A
+// registration is pending until Confirm: its keys expire and it has no state, so
+// a process that dies in between leaves nothing behind.
 type Registry struct {
-	rdb *redis.Client
-	ttl time.Duration
+	rdb  *redis.Client
+	plan PersistencePlan
 }
 
-// NewRegistry keeps registrations in rdb; pendingTTL is how long one may stay
-// unconfirmed, and must be longer than any submission takes.
-func NewRegistry(rdb *redis.Client, pendingTTL time.Duration) *Registry {
-	return &Registry{rdb: rdb, ttl: pendingTTL}
+// NewRegistry keeps registrations in rdb.
+func NewRegistry(rdb *redis.Client, plan PersistencePlan) *Registry {
+	return &Registry{rdb: rdb, plan: plan}
 }
 
 // Registration is one strategy's claim on one DAG.
@@ -36,11 +29,8 @@ type Registration struct {
 	DAG  string // base64 of the stored DAG
 }
 
-func (r Registration) hashKey() string     { return "dag_hash:" + r.Hash }
-func (r Registration) strategyKey() string { return "strategy:" + r.ID }
-
-// QueueKey is the Redis list of accepted strategies, oldest first.
-const QueueKey = "strategy_queue"
+func (r Registration) hashKey() string     { return hashKey(r.Hash) }
+func (r Registration) strategyKey() string { return strategyKey(r.ID) }
 
 // Holder says who holds a DAG, and whether that is settled.
 type Holder struct {
@@ -56,10 +46,10 @@ func (r *Registry) Claim(ctx context.Context, g Registration) (Holder, error) {
 	var held *redis.StringCmd
 	hashKey, key := g.hashKey(), g.strategyKey()
 	_, err := r.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-		tx.SetArgs(ctx, hashKey, g.ID, redis.SetArgs{Mode: "NX", TTL: r.ttl})
+		tx.SetArgs(ctx, hashKey, g.ID, redis.SetArgs{Mode: "NX", TTL: r.plan.PendingTTL})
 		held = tx.Get(ctx, hashKey)
 		tx.HSet(ctx, key, "dag", g.DAG, "hash", g.Hash)
-		tx.Expire(ctx, key, r.ttl)
+		tx.Expire(ctx, key, r.plan.PendingTTL)
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) { // Nil is the answer of a SET NX that lost
@@ -76,7 +66,7 @@ func (r *Registry) yield(ctx context.Context, g Registration, winner string) (Ho
 	var state *redis.StringCmd
 	_, err := r.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.Del(ctx, g.strategyKey())
-		state = p.HGet(ctx, "strategy:"+winner, "state")
+		state = p.HGet(ctx, strategyKey(winner), "state")
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {
@@ -98,7 +88,7 @@ func (r *Registry) Confirm(ctx context.Context, g Registration, owes time.Time, 
 	_, err := r.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
 		kept = tx.Persist(ctx, key)
 		keptHash = tx.Persist(ctx, g.hashKey())
-		tx.HSet(ctx, key, append(fields, "state", StateQueued)...)
+		tx.HSet(ctx, key, append(fields, "state", string(StateQueued))...)
 		tx.RPush(ctx, QueueKey, g.ID)
 		if !owes.IsZero() {
 			tx.ZAdd(ctx, OwedKey, redis.Z{Score: float64(owes.UnixMilli()), Member: g.ID})
@@ -129,6 +119,7 @@ func (r *Registry) Release(ctx context.Context, g Registration) error {
 			p.Del(ctx, g.strategyKey())
 			p.LRem(ctx, QueueKey, 0, g.ID)
 			p.ZRem(ctx, OwedKey, g.ID)
+			p.ZRem(ctx, inWorkKey, g.ID)
 			return nil
 		})
 		return err
@@ -139,17 +130,14 @@ func (r *Registry) Release(ctx context.Context, g Registration) error {
 	return nil
 }
 
-// StateQueued is the state of an accepted strategy.
-const StateQueued = "queued"
-
 // State gives the state of a strategy; "" when there is none of that id or its
 // submission was not accepted yet.
-func (r *Registry) State(ctx context.Context, id string) (string, error) {
-	state, err := r.rdb.HGet(ctx, "strategy:"+id, "state").Result()
+func (r *Registry) State(ctx context.Context, id string) (State, error) {
+	state, err := r.rdb.HGet(ctx, strategyKey(id), "state").Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return "", fmt.Errorf("%w: state of strategy %s: %w", ErrRegistry, id, err)
 	}
-	return state, nil
+	return State(state), nil
 }
 
 // Alive asks Redis for a sign of life.

@@ -22,7 +22,7 @@ func newRegistry(t *testing.T) (*Registry, *miniredis.Miniredis) {
 			t.Error(err)
 		}
 	})
-	return NewRegistry(rdb, time.Minute), srv
+	return NewRegistry(rdb, DefaultPlan()), srv
 }
 
 func claim(t *testing.T, r *Registry, g Registration) Holder {

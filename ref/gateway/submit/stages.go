@@ -142,7 +142,7 @@ func (p *Pipeline) diff(ctx context.Context, s *submission) error {
 
 // beginDiff runs the submission's diff beside it.
 func (p *Pipeline) beginDiff(s *submission) *lateDiff {
-	ctx, cancel := context.WithCancel(p.Owed.life)
+	ctx, cancel := context.WithCancel(p.Worker.life)
 	ended := make(chan diffEnd, 1)
 	go func() { // ends with ctx; whoever holds the lateDiff sees to that
 		reply, err := p.ask(ctx, p.DagManager.Register, s, s.claim.ID, s.worlds[0])
@@ -160,7 +160,7 @@ func (p *Pipeline) awaitDiff(s *submission, d *lateDiff, limit <-chan time.Time)
 		return end
 	case <-limit:
 	}
-	if p.Owed.keep(len(s.text)) {
+	if p.Worker.keep(len(s.text)) {
 		s.late = d
 	} else {
 		d.cancel()
@@ -236,9 +236,9 @@ func (p *Pipeline) confirm(ctx context.Context, s *submission) error {
 	switch {
 	case s.late == nil:
 	case err != nil || due.IsZero():
-		p.Owed.abandon(s.late)
+		p.Worker.abandon(s.late)
 	default:
-		p.Owed.follow(s.claim.ID, s.late)
+		p.Worker.follow(s.claim.ID, s.late)
 	}
 	return err
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc/codes"
 
 	"qmtl.internal/plumbline/ref/gateway/submit"
@@ -38,6 +41,9 @@ func (s *stand) owed() []string {
 func (s *stand) wantLasting() {
 	s.t.Helper()
 	for _, k := range s.redis.Keys() {
+		if strings.HasPrefix(k, "lock:") {
+			continue // of the worker that holds it
+		}
 		if ttl := s.redis.TTL(k); ttl != 0 {
 			s.t.Errorf("key %s expires in %s", k, ttl)
 		}
@@ -73,15 +79,13 @@ func TestOwedDiffsArePaidOnceTheDagManagerIsBack(t *testing.T) {
 	if got := s.owed(); len(got) != len(ids) {
 		t.Errorf("%d owed, want %d", len(got), len(ids))
 	}
-	if q, _ := s.redis.List("strategy_queue"); !slices.Equal(q, ids) {
-		t.Errorf("queue %v, want %v", q, ids)
-	}
 	s.wantLasting()
 	dm.serve(t)
 	s.eventually("nothing is owed", func() bool { return len(s.owed()) == 0 })
 	s.eventually("the gauge says so", func() bool { return s.metric("gateway_owed_diffs") == "0" })
 	for i, id := range ids {
 		s.wantDiffOf(id, oneNode(fmt.Sprint(i)))
+		s.wantState(id, "completed")
 	}
 	if got := s.metric("gateway_owed_diffs_paid_total"); got != "8" {
 		t.Errorf("paid %s", got)
@@ -133,10 +137,6 @@ func TestOwedDiffsOutliveTheGateway(t *testing.T) {
 	s := newStand(t, withManager(dm))
 	dm.stop()
 	id := s.accepted(bodyWith(oneNode("a"), paperMeta, "alpha")).StrategyID
-	before := time.Now().Add(-time.Minute)
-	if _, err := s.redis.ZAdd(submit.OwedKey, float64(before.UnixMilli()), id); err != nil { // as if time had passed
-		t.Fatal(err)
-	}
 	heir := &manager{}
 	run(t, "--redis", s.redis.Addr(), "--dagmanager", heir.serve(t))
 	s.dm = heir
@@ -155,8 +155,11 @@ func TestGatewaysShareDebtsWithoutDoublingThem(t *testing.T) {
 	dag := s.redis.HGet("strategy:"+first, "dag")
 	for i := range 40 {
 		id := fmt.Sprintf("00000000-0000-4000-8000-%012d", i)
-		s.redis.HSet("strategy:"+id, "dag", dag)
+		s.redis.HSet("strategy:"+id, "dag", dag, "state", "queued")
 		if _, err := s.redis.ZAdd(submit.OwedKey, 0, id); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.redis.RPush("strategy_queue", id); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -178,18 +181,16 @@ func TestRefusedDiffIsNotOwed(t *testing.T) {
 	}
 }
 
-func TestOwedDiffThatIsRefusedOrLostIsDropped(t *testing.T) {
+func TestStrategyWhoseOwedDiffIsRefusedHasFailed(t *testing.T) {
 	dm := &manager{}
 	s := newStand(t, withManager(dm))
 	dm.stop()
-	s.accepted(body(oneNode("a"), "w"))
-	if _, err := s.redis.ZAdd(submit.OwedKey, 0, "of-nobody"); err != nil {
-		t.Fatal(err)
-	}
+	id := s.accepted(body(oneNode("a"), "w")).StrategyID
 	dm.answer(refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.InvalidArgument))
 	dm.serve(t)
 	s.eventually("nothing is owed", func() bool { return len(s.owed()) == 0 })
-	if got := s.metric("gateway_owed_diffs_dropped_total"); got != "2" {
+	s.wantState(id, "failed")
+	if got := s.metric("gateway_owed_diffs_dropped_total"); got != "1" {
 		t.Errorf("dropped %s", got)
 	}
 }
@@ -224,4 +225,90 @@ func TestRolledBackSubmissionOwesNothing(t *testing.T) {
 func refuseUnavailable() error {
 	_, err := refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.Unavailable)(context.Background(), nil)
 	return err
+}
+
+// wantState waits until the gateway says that a strategy is in a state.
+func (s *stand) wantState(id, state string) {
+	s.t.Helper()
+	want := `{"status":"` + state + `"}`
+	s.eventually(id+" is "+state, func() bool { return s.get("/strategies/"+id+"/status").body == want })
+}
+
+func TestAcceptedStrategiesAreWorkedOff(t *testing.T) {
+	s := newStand(t)
+	for i := range 3 {
+		s.wantState(s.accepted(body(oneNode(fmt.Sprint(i)), "w")).StrategyID, "completed")
+	}
+	s.eventually("the queue is empty", func() bool { return !s.redis.Exists("strategy_queue") })
+	if n := len(s.dmDiffs()); n != 3 {
+		t.Errorf("%d diffs of 3 strategies: a good diff is not repeated", n)
+	}
+	s.wantLasting()
+}
+
+func TestWithoutWorkersStrategiesStayQueued(t *testing.T) {
+	s := newStand(t, withArgs("--workers", "0"))
+	id := s.accepted(body(oneNode("a"), "w")).StrategyID
+	s.wantState(id, "queued")
+	if q, _ := s.redis.List("strategy_queue"); !slices.Equal(q, []string{id}) {
+		t.Errorf("queue %v", q)
+	}
+}
+
+func TestAttemptsAreBounded(t *testing.T) {
+	dm := &manager{chunks: refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.Internal)}
+	s := newStand(t, withManager(dm), withArgs("--worker-attempts", "3", "--worker-backoff", "10ms", "--breaker-open", "50ms"))
+	id := s.accepted(body(oneNode("a"), "w")).StrategyID
+	before := len(s.diffsOf(id))
+	s.eventually("nothing is owed", func() bool { return len(s.owed()) == 0 })
+	s.wantState(id, "failed")
+	if n := len(s.diffsOf(id)) - before; n > 3 {
+		t.Errorf("%d attempts", n)
+	}
+	if got := s.redis.HGet("strategy:"+id, "failure"); !strings.Contains(got, "as told") {
+		t.Errorf("reason %q", got)
+	}
+}
+
+func TestWhatADeadGatewayHeldIsHealedByAnother(t *testing.T) {
+	s := newStand(t, withManager(&manager{chunks: refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.Unavailable)}), withArgs("--workers", "0"))
+	id := s.accepted(bodyWith(oneNode("a"), paperMeta, "alpha")).StrategyID
+	// what a gateway leaves behind that is killed while it works
+	rdb := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	defer rdb.Close()
+	left, err := submit.NewRegistry(rdb, submit.DefaultPlan()).Take(t.Context(), "dead:1", 10, time.Now().Add(-time.Hour))
+	if err != nil || len(left) != 1 || left[0].ID != id {
+		t.Fatalf("took %v (%v)", left, err)
+	}
+	heir := &manager{}
+	run(t, "--redis", s.redis.Addr(), "--dagmanager", heir.serve(t))
+	s.dm = heir
+	s.redis.FastForward(submit.DefaultPlan().Lease)
+	s.wantState(id, "completed")
+	s.wantDiffOf(id, oneNode("a"))
+}
+
+func TestClientsHearHowAStrategyGetsOn(t *testing.T) {
+	s := newStand(t, withManager(&manager{chunks: func(_ context.Context, r *pb.DiffRequest) ([]*pb.DiffChunk, error) {
+		return []*pb.DiffChunk{{SentinelId: "x", Crc32: crcOf(r), QueueMap: map[string]string{"n:60:0": "topic_v1"}}}, nil
+	}}))
+	conn, _, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(s.url, "http")+"/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	id := s.accepted(body(oneNode("a"), "w")).StrategyID
+	for _, want := range [][]string{
+		{`"type": "progress"`, `"status": "processing"`}, {`"type": "queue_map"`, `"queue_map": {"n:60:0": "topic_v1"}`}, {`"type": "progress"`, `"status": "completed"`},
+	} {
+		_, frame, err := conn.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range append(want, id) {
+			if !strings.Contains(string(frame), part) {
+				t.Errorf("frame %s lacks %s", frame, part)
+			}
+		}
+	}
 }
