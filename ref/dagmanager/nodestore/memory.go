@@ -419,17 +419,52 @@ func (m *Memory) NodeByQueue(_ context.Context, topic string) (*diff.Node, error
 	return nil, nil
 }
 
-// Size returns how many nodes and queues are registered.
+// Owned says of each topic whether a queue of the store has it, ready or not.
+func (m *Memory) Owned(_ context.Context, topics []string) ([]bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	owned := make([]bool, len(topics))
+	for i, topic := range topics {
+		owned[i] = m.owner[topic] != nil
+	}
+	return owned, nil
+}
+
+// OpenClaims returns queues that are claimed and not ready, at most most.
+func (m *Memory) OpenClaims(_ context.Context, most int) ([]diff.Claimed, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out []diff.Claimed
+	for topic, e := range m.owner {
+		for _, b := range e.node.Bindings {
+			if b.Topic == topic && !b.Ready && len(out) < most {
+				out = append(out, diff.Claimed{NodeID: e.id, Binding: b})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b diff.Claimed) int { return cmp.Compare(a.Binding.Topic, b.Binding.Topic) })
+	return out, nil
+}
+
+// Size returns how many nodes and queues are registered; open claims do not
+// count.
 func (m *Memory) Size() (nodes, queues int) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, e := range m.order {
-		if e.node != nil {
+		if e.node != nil && !claimedOnly(e.node) {
 			nodes++
 		}
 	}
-	return nodes, len(m.owner)
+	for topic, e := range m.owner {
+		if !slices.ContainsFunc(e.node.Bindings, func(b diff.Binding) bool { return b.Topic == topic && !b.Ready }) {
+			queues++
+		}
+	}
+	return nodes, queues
 }
+
+func claimedOnly(n *diff.Node) bool { return !n.HasQueue && len(n.Bindings) > 0 }
 
 // Ping says that the store works.
 func (m *Memory) Ping(context.Context) error { return nil }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -531,6 +532,48 @@ const nodeByQueueQuery = `
 MATCH (n:ComputeNode)-[:EMITS]->(:Queue {topic: $topic})
 WITH n LIMIT 1
 ` + withQueues
+
+// mostTopics is how many topics one statement is about.
+const mostTopics = 1000
+
+// Owned says of each topic whether a queue of the graph has it, ready or not.
+func (s *Neo4j) Owned(ctx context.Context, topics []string) ([]bool, error) {
+	owned := make([]bool, 0, len(topics))
+	for part := range slices.Chunk(topics, mostTopics) {
+		rows, err := s.query(ctx, "owned topics", ownedQuery, params{"topics": part})
+		if err != nil {
+			return nil, err
+		}
+		found := make(map[string]bool, len(rows))
+		for _, r := range rows {
+			found[textOf(r, "topic")] = true
+		}
+		for _, topic := range part {
+			owned = append(owned, found[topic])
+		}
+	}
+	return owned, nil
+}
+
+const ownedQuery = `
+UNWIND $topics AS topic
+MATCH (q:Queue {topic: topic})
+RETURN DISTINCT topic`
+
+// OpenClaims returns queues that are claimed and not ready, at most most.
+func (s *Neo4j) OpenClaims(ctx context.Context, most int) ([]diff.Claimed, error) {
+	rows, err := s.query(ctx, "open claims",
+		"MATCH (n:ComputeNode)-[:CLAIMS]->(q:Queue) RETURN n.node_id AS node, q.topic AS topic ORDER BY topic LIMIT $most",
+		params{"most": most})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]diff.Claimed, len(rows))
+	for i, r := range rows {
+		out[i] = diff.Claimed{NodeID: textOf(r, "node"), Binding: diff.Binding{Topic: textOf(r, "topic")}}
+	}
+	return out, nil
+}
 
 // Queues returns the queues with that interval of nodes with any (or, with mode
 // "all", all) of the tags; without tags none. Their order says nothing. What

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Spec is a topic to be made.
@@ -27,6 +28,18 @@ type Broker interface {
 	// Create makes topics with one request and returns what went wrong with
 	// each, nil for those that were made and ErrExists for those that were there.
 	Create(ctx context.Context, specs []Spec) ([]error, error)
+	// Extents returns the offsets of the topics that exist, of all but the
+	// broker's own when no name is given.
+	Extents(ctx context.Context, names ...string) (map[string]Extent, error)
+	// Delete deletes topics with one request and returns what went wrong with
+	// each; one that is not there is deleted.
+	Delete(ctx context.Context, names []string) ([]error, error)
+}
+
+// Extent is how many records the partitions of a topic hold and ever held.
+type Extent struct {
+	Held    int64 // between the first and the last offset
+	Written int64 // up to the last offset
 }
 
 // Memory is a broker in memory: topics that hold nothing, under any name.
@@ -69,9 +82,38 @@ func (m *Memory) Create(_ context.Context, specs []Spec) ([]error, error) {
 			errs[i] = ErrExists
 			continue
 		}
-		m.put(s.Name, Shape{s.Partitions, s.Replication, s.Entries()})
+		m.put(s.Name, Shape{Partitions: s.Partitions, Replication: s.Replication, Config: s.Entries(), Own: true, CreatedAt: time.Now()})
 	}
 	return errs, nil
+}
+
+// Extents implements Broker: topics in memory hold nothing.
+func (m *Memory) Extents(_ context.Context, names ...string) (map[string]Extent, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(names) == 0 {
+		names = m.order
+	}
+	out := make(map[string]Extent, len(names))
+	for _, name := range names {
+		if _, there := m.topics[name]; there {
+			out[name] = Extent{}
+		}
+	}
+	return out, nil
+}
+
+// Delete implements Broker.
+func (m *Memory) Delete(_ context.Context, names []string) ([]error, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	gone := make(map[string]bool, len(names))
+	for _, name := range names {
+		delete(m.topics, name)
+		gone[name] = true
+	}
+	m.order = slices.DeleteFunc(m.order, func(name string) bool { return gone[name] })
+	return make([]error, len(names)), nil
 }
 
 // Put adds a topic as it is.

@@ -61,10 +61,29 @@ type Shape struct {
 	Partitions  int
 	Replication int
 	Config      map[string]string
+	// Own says that the retention was set for this very topic, as we do.
+	Own       bool
+	CreatedAt time.Time // zero: the broker does not know
 }
 
 // Fits says whether the topic has as many partitions as wanted.
 func (c Config) Fits(s Shape) bool { return s.Partitions == 0 || s.Partitions == c.Partitions }
+
+// Ours says whether a topic is one that a DAG Manager makes: named after an
+// asset, a node type, a digest and a version, and made in the shape of a kind,
+// with a retention of its own. It needs a described shape.
+func Ours(name string, s Shape) bool {
+	if strings.Count(name, "_") < 3 || !s.Own {
+		return false
+	}
+	for _, c := range configs {
+		c.Replication = 0 // there is an override for it
+		if s.Config[retentionKey] != "" && compare(name, c, s) == nil {
+			return true
+		}
+	}
+	return false
+}
 
 // CollisionError says that topics exist whose names differ only in case.
 type CollisionError struct {

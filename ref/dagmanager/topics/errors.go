@@ -9,6 +9,8 @@ import (
 var (
 	ErrUnavailable = errors.New("the broker is unavailable")
 	ErrTimeout     = errors.New("the broker did not answer in time")
+	ErrLogin       = errors.New("the broker refuses our user")
+	ErrInUse       = errors.New("somebody is making it")
 	ErrOpen        = errors.New("circuit open: the broker failed repeatedly and is left alone for a moment")
 )
 

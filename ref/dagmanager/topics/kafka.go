@@ -22,23 +22,9 @@ type Kafka struct {
 }
 
 // NewKafka wraps a client, which stays the caller's and which brings addresses,
-// security and retry settings. See AdminOptions.
+// security and retry settings. See AdminSession.
 func NewKafka(client *kgo.Client) *Kafka {
 	return &Kafka{client: client, admin: kadm.NewClient(client)}
-}
-
-// AdminOptions are the settings of a client for NewKafka: it fails within
-// timeout rather than retrying for long, since the session's breaker and its
-// callers decide about going on.
-func AdminOptions(seeds []string, timeout time.Duration) []kgo.Opt {
-	return []kgo.Opt{
-		kgo.SeedBrokers(seeds...),
-		kgo.DialTimeout(min(timeout, 2*time.Second)),
-		kgo.RetryTimeout(timeout / 2),
-		kgo.RequestRetries(4),
-		kgo.RequestTimeoutOverhead(timeout),
-		kgo.MetadataMinAge(10 * time.Millisecond), // else what it said last of a topic is repeated for 5 s
-	}
 }
 
 // List implements Broker.
@@ -76,25 +62,84 @@ func (k *Kafka) Describe(ctx context.Context, names []string) (map[string]Shape,
 			continue
 		}
 		s := shapeOf(t)
-		s.Config = entriesOf(configs, name)
+		s.Config, s.Own = entriesOf(configs, name)
 		out[name] = s
 	}
 	return out, nil
 }
 
-// entriesOf leaves out what the broker would not tell.
-func entriesOf(all kadm.ResourceConfigs, name string) map[string]string {
-	entries := map[string]string{}
+// entriesOf leaves out what the broker would not tell, and says whether the
+// retention was set for the topic.
+func entriesOf(all kadm.ResourceConfigs, name string) (entries map[string]string, own bool) {
+	entries = map[string]string{}
 	found, err := all.On(name, nil)
 	if err != nil || found.Err != nil {
-		return entries
+		return entries, false
 	}
 	for _, c := range found.Configs {
 		if c.Value != nil {
 			entries[c.Key] = *c.Value
 		}
+		own = own || c.Key == retentionKey && c.Source == kmsg.ConfigSourceDynamicTopicConfig
 	}
-	return entries
+	return entries, own
+}
+
+// Extents implements Broker. A topic one of whose partitions does not answer is
+// left out.
+func (k *Kafka) Extents(ctx context.Context, names ...string) (map[string]Extent, error) {
+	if len(names) == 0 {
+		all, err := k.admin.ListTopics(ctx)
+		if err != nil {
+			return nil, failure("list topics", err)
+		}
+		if names = all.Names(); len(names) == 0 {
+			return map[string]Extent{}, nil
+		}
+	}
+	first, err := k.admin.ListStartOffsets(ctx, names...)
+	if err != nil {
+		return nil, failure("list first offsets", err)
+	}
+	last, err := k.admin.ListEndOffsets(ctx, names...)
+	if err != nil {
+		return nil, failure("list last offsets", err)
+	}
+	out := make(map[string]Extent, len(names))
+	for _, name := range names {
+		if e, whole := extentOf(first[name], last[name]); whole {
+			out[name] = e
+		}
+	}
+	return out, nil
+}
+
+func extentOf(first, last map[int32]kadm.ListedOffset) (e Extent, whole bool) {
+	for p, end := range last {
+		begin, there := first[p]
+		if end.Err != nil || !there || begin.Err != nil {
+			return e, false
+		}
+		e.Written += end.Offset
+		e.Held += max(0, end.Offset-begin.Offset)
+	}
+	return e, len(last) > 0
+}
+
+// Delete implements Broker.
+func (k *Kafka) Delete(ctx context.Context, names []string) ([]error, error) {
+	done, err := k.admin.DeleteTopics(ctx, names...)
+	if err != nil {
+		return nil, failure("delete topics", err)
+	}
+	errs := make([]error, len(names))
+	for i, name := range names {
+		err := done[name].Err
+		if !errors.Is(err, kerr.UnknownTopicOrPartition) {
+			errs[i] = verdictOf(Spec{Name: name}, err)
+		}
+	}
+	return errs, nil
 }
 
 // Create implements Broker.
@@ -172,8 +217,11 @@ func verdictOf(s Spec, err error) error {
 // failure sorts the error of a whole request.
 func failure(what string, err error) error {
 	kind := ErrUnavailable
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
 		kind = ErrTimeout
+	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
+		kind = ErrLogin
 	}
 	return fmt.Errorf("%s: %w: %w", what, kind, err)
 }

@@ -25,7 +25,12 @@ type Options struct {
 	RefreshAge  time.Duration // how old the view may get before Run renews it; 60 s
 	TripAfter   int           // consecutive failures that open the breaker; 3
 	HalfOpen    time.Duration // pause before an open breaker tries again; 1 s
-	OnOpen      func()        // called when the breaker opens; may be nil
+	// Trust is how long after it was made or compared a topic counts as there
+	// without being asked for; 10 s. Who deletes a topic keeps its name from
+	// others for longer than that.
+	Trust   time.Duration
+	Observe func(op string, took time.Duration, err error) // called after each conversation; may be nil
+	OnOpen  func()                                         // called when the breaker opens; may be nil
 	// Batch is the most topics of one request to the broker; 200. A controller
 	// takes no more than 10,000 records of metadata at once, six of them for a
 	// topic of ours, and answers others meanwhile.
@@ -39,6 +44,10 @@ func (o Options) withDefaults() Options {
 	set(&o.TripAfter, 3)
 	set(&o.HalfOpen, time.Second)
 	set(&o.Batch, 200)
+	set(&o.Trust, 10*time.Second)
+	if o.Observe == nil {
+		o.Observe = func(string, time.Duration, error) {}
+	}
 	if o.OnOpen == nil {
 		o.OnOpen = func() {}
 	}
@@ -96,15 +105,17 @@ func NewSession(b Broker, o Options) *Session {
 
 // call runs one conversation under the breaker and the time limit. The end of
 // the caller's context does not interrupt it: others may wait for its outcome.
-func (s *Session) call(ctx context.Context, extra time.Duration, talk func(context.Context) error) error {
+func (s *Session) call(ctx context.Context, op string, extra time.Duration, talk func(context.Context) error) error {
+	start := time.Now()
 	_, err := s.breaker.Execute(func() (any, error) {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.Timeout+extra)
 		defer cancel()
 		return nil, talk(limited)
 	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		return fmt.Errorf("%w: %w", ErrUnavailable, ErrOpen)
+		err = fmt.Errorf("%w: %w", ErrUnavailable, ErrOpen)
 	}
+	s.opts.Observe(op, time.Since(start), err)
 	return err
 }
 
@@ -132,18 +143,9 @@ func (s *Session) Refresh(ctx context.Context) error {
 }
 
 func (s *Session) load(ctx context.Context) error {
-	return s.call(ctx, 0, func(ctx context.Context) error {
-		all, err := s.broker.List(ctx)
-		if err != nil {
-			return err
-		}
-		next := viewOf(all)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		next.learn(s.view)
-		s.view = next
-		s.loaded = true
-		return nil
+	return s.call(ctx, "list", 0, func(ctx context.Context) error {
+		_, err := s.renew(ctx)
+		return err
 	})
 }
 
@@ -272,7 +274,7 @@ func (s *Session) reserve(specs []Spec) (mine, all []*order, err error) {
 		if has == nil {
 			has = s.view.add(spec.Name, Shape{Partitions: spec.Partitions, Replication: spec.Replication})
 		}
-		if has.order == nil && !has.verified {
+		if has.order == nil && time.Since(has.verified) > s.opts.Trust {
 			has.order = &order{Spec: spec, exists: has.exists, done: make(chan struct{})}
 			mine = append(mine, has.order)
 		}
@@ -332,7 +334,7 @@ func (s *Session) work(orders []*order) {
 
 // talk has one conversation about all of the orders: tell answers each. What
 // goes wrong with all is told to all.
-func (s *Session) talk(orders []*order, tell func(context.Context, []Spec) error) {
+func (s *Session) talk(op string, orders []*order, tell func(context.Context, []Spec) error) {
 	if len(orders) == 0 {
 		return
 	}
@@ -340,7 +342,7 @@ func (s *Session) talk(orders []*order, tell func(context.Context, []Spec) error
 	for i, o := range orders {
 		specs[i], o.answer = o.Spec, nil
 	}
-	if err := s.call(context.Background(), time.Duration(len(specs))*perTopic, func(ctx context.Context) error {
+	if err := s.call(context.Background(), op, time.Duration(len(specs))*perTopic, func(ctx context.Context) error {
 		return tell(ctx, specs)
 	}); err != nil {
 		for _, o := range orders {
@@ -353,7 +355,7 @@ func (s *Session) talk(orders []*order, tell func(context.Context, []Spec) error
 const perTopic = 2 * time.Millisecond
 
 func (s *Session) create(orders []*order) {
-	s.talk(orders, func(ctx context.Context, specs []Spec) error {
+	s.talk("create", orders, func(ctx context.Context, specs []Spec) error {
 		errs, err := s.broker.Create(ctx, specs)
 		if err != nil {
 			return err
@@ -377,7 +379,7 @@ func allFailed(errs []error) error {
 
 // look compares topics that exist with what we would make.
 func (s *Session) look(orders []*order) {
-	s.talk(orders, func(ctx context.Context, specs []Spec) error {
+	s.talk("describe", orders, func(ctx context.Context, specs []Spec) error {
 		names := make([]string, len(specs))
 		for i, spec := range specs {
 			names[i] = spec.Name
@@ -419,7 +421,7 @@ func (s *Session) settle(o *order, outcome error) {
 	var mismatch *MismatchError
 	switch {
 	case outcome == nil:
-		has.verified, has.exists = true, true
+		has.verified, has.exists = time.Now(), true
 	case errors.As(outcome, &mismatch):
 		has.foreign, has.exists = true, true
 	case errors.Is(outcome, ErrMissing) || !has.exists:

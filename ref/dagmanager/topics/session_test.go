@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -46,7 +47,12 @@ func newStand(t *testing.T, o topics.Options, opts ...kfake.Opt) *stand {
 
 func client(t *testing.T, addrs []string, timeout time.Duration) *kgo.Client {
 	t.Helper()
-	cl, err := kgo.NewClient(topics.AdminOptions(addrs, timeout)...)
+	how := topics.AdminSession{Brokers: strings.Join(addrs, ","), Timeout: timeout, Retries: 4}
+	opts, err := how.Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(append(opts, how.Patience()...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

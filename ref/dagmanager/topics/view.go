@@ -3,6 +3,7 @@ package topics
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // view is what a session knows of the broker's topics: by name in lower case,
@@ -15,10 +16,10 @@ type view struct {
 type known struct {
 	name     string
 	shape    Shape
-	exists   bool   // the broker has said so
-	order    *order // somebody asks the broker about it right now
-	verified bool   // we made it or compared it
-	foreign  bool   // we compared it, and it is made in another way
+	exists   bool      // the broker has said so
+	order    *order    // somebody asks the broker about it right now
+	verified time.Time // when we made it or compared it last; zero: never
+	foreign  bool      // we compared it, and it is made in another way
 }
 
 // viewOf is the view of a list of topics.

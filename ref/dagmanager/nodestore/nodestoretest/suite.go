@@ -23,6 +23,8 @@ type Store interface {
 	Put(ctx context.Context, n diff.Node) error
 	Queues(ctx context.Context, tags []string, interval int64, mode string) ([]contract.QueueRef, error)
 	NodeByQueue(ctx context.Context, topic string) (*diff.Node, error)
+	Owned(ctx context.Context, topics []string) ([]bool, error)
+	OpenClaims(ctx context.Context, most int) ([]diff.Claimed, error)
 	ClearBuffering(ctx context.Context, nodeID, computeKey string) error
 	BufferingNodes(ctx context.Context, olderThan time.Time, computeKey string) ([]string, error)
 	Ping(ctx context.Context) error
@@ -65,6 +67,7 @@ func Run(t *testing.T, traits Traits, open Open) {
 		"a second mark":                                        markedAgain,
 		"marks and compute keys":                               markedByKey,
 		"the node of a queue":                                  byQueue,
+		"who owns a topic, and which claims are open":          owners,
 		"what one handle does the other sees":                  twoHandles,
 		"an open claim is taken over":                          takenOver,
 		"claims in one batch may repeat each other":            repeated,
@@ -546,3 +549,35 @@ func many(t *testing.T, s suite) {
 }
 
 func ping(t *testing.T, s suite) { s.ok(s.Ping(t.Context())) }
+
+// owners is what a collector of orphans goes by: an open claim owns its topic.
+func owners(t *testing.T, s suite) {
+	s.ok(s.Put(t.Context(), diff.Node{ID: "a", HasQueue: true, Topic: "ta", Interval: number(60)}))
+	ready := s.claim(want("b", "c", "k"))
+	s.confirm(ready)
+	open := s.claim(want("b", "c", "k2"))
+	owned := func() []bool {
+		got, err := s.Owned(t.Context(), []string{"ta", "nobody", "t0", "t1", "t1"})
+		s.ok(err)
+		return got
+	}
+	claims := func(most int) (topics []string) {
+		got, err := s.OpenClaims(t.Context(), most)
+		s.ok(err)
+		for _, c := range got {
+			topics = append(topics, c.NodeID+" "+c.Binding.Topic)
+		}
+		return topics
+	}
+	s.same("owned", owned(), []bool{true, false, true, true, true})
+	s.same("open claims", claims(10), []string{"b t1"})
+	s.same("at most none", claims(0), []string(nil))
+	found, err := s.OpenClaims(t.Context(), 10)
+	s.ok(err)
+	s.ok(s.Release(t.Context(), found))
+	s.same("owned after the release", owned(), []bool{true, false, true, false, false})
+	s.same("open claims after the release", claims(10), []string(nil))
+	if _, err := s.Confirm(t.Context(), open); !errors.Is(err, diff.ErrGone) {
+		t.Errorf("Confirm after the release: %v", err)
+	}
+}
