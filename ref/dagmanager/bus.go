@@ -22,10 +22,9 @@ type kafkaBus struct {
 	log    *slog.Logger
 }
 
-// busOptions are the settings of a client for a kafkaBus.
-func busOptions(seeds []string) []kgo.Opt {
+// busOptions are the settings of a client for a kafkaBus, besides where it is.
+func busOptions() []kgo.Opt {
 	return []kgo.Opt{
-		kgo.SeedBrokers(seeds...),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.AllowIdempotentProduceCancellation(), // the end of the process does not wait for a broker
 		kgo.AllowAutoTopicCreation(),

@@ -3,7 +3,6 @@ package dagmanager
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -56,10 +55,6 @@ func openStore(ctx context.Context, rt *service.Runtime, c Config) (Store, error
 	if err := warm(ctx, store, c.Neo4j.Timeout); err != nil {
 		rt.Log.Warn("the graph database is not ready; diffs of new nodes wait for it", "error", err)
 	}
-	rt.Go("graph counter", func(ctx context.Context) error {
-		countGraph(ctx, store, rt.Metrics, rt.Log)
-		return nil
-	})
 	return store, nil
 }
 
@@ -106,30 +101,23 @@ const (
 	queuesTotal, queuesHelp = "queues_total", "Queues that are registered."
 )
 
-// countEvery is how often the graph is counted (dagmanager.md 6.6).
-const countEvery = time.Minute
-
-// countGraph keeps the gauges of the graph's size until ctx ends. They are not
-// there before the first count; a count that fails leaves them as they are.
-func countGraph(ctx context.Context, store *nodestore.Neo4j, reg prometheus.Registerer, log *slog.Logger) {
+// graphCounter gives a job that keeps the gauges of the graph's size
+// (dagmanager.md 6.6). They are not there before the first count; a count that
+// fails leaves them as they are.
+func graphCounter(store *nodestore.Neo4j, reg prometheus.Registerer) func(context.Context) error {
 	nodes, queues := gauge(nodesTotal, nodesHelp), gauge(queuesTotal, queuesHelp)
 	shown := false
-	for {
+	return func(ctx context.Context) error {
 		n, q, err := store.Size(ctx)
 		if err != nil {
-			log.Debug("graph not counted", "error", err)
-		} else {
-			nodes.Set(float64(n))
-			queues.Set(float64(q))
-			if !shown {
-				reg.MustRegister(nodes, queues)
-				shown = true
-			}
+			return err
 		}
-		select {
-		case <-time.After(countEvery):
-		case <-ctx.Done():
-			return
+		nodes.Set(float64(n))
+		queues.Set(float64(q))
+		if !shown {
+			reg.MustRegister(nodes, queues)
+			shown = true
 		}
+		return nil
 	}
 }

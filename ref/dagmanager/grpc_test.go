@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"qmtl.internal/plumbline/ref/dagmanager/topics"
 	"qmtl.internal/plumbline/scenarios/contract"
 	pb "qmtl.internal/plumbline/scenarios/contract/dagmanagerpb"
 )
@@ -370,7 +371,7 @@ func TestHealthAndStatus(t *testing.T) {
 	}
 }
 
-func get(t *testing.T, addr, path string) (int, string) {
+func get(t testing.TB, addr, path string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
@@ -517,7 +518,7 @@ func TestAbsentControlBusHoldsNothingUp(t *testing.T) {
 }
 
 func TestBadFlagsAreToldTogether(t *testing.T) {
-	c := Config{Listen: "nowhere", HTTPListen: "127.0.0.1:0", Kafka: "x", QueueTopic: "a b", MaxRequest: 1}
+	c := Config{Listen: "nowhere", HTTPListen: "127.0.0.1:0", Kafka: topics.AdminSession{Brokers: "x"}, QueueTopic: "a b", MaxRequest: 1}
 	var text []string
 	for _, err := range c.check() {
 		if err != nil {

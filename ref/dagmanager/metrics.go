@@ -7,15 +7,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
+	"qmtl.internal/plumbline/ref/internal/service"
 )
 
 // metrics are the families of dagmanager.md 8.1 that this service moves, under
@@ -40,11 +41,21 @@ type metrics struct {
 	published *prometheus.CounterVec
 	retried   prometheus.Counter
 	lost      prometheus.Counter
+
+	neverAcked atomic.Int64 // streams that ended because their client never acknowledged
+	orphans    prometheus.Gauge
+	collected  prometheus.Gauge // when
+	collect    *prometheus.CounterVec
+	admin      *prometheus.HistogramVec
+	httpTook   *prometheus.HistogramVec
+	failing    service.Throttle
+	calls      tokens
 }
 
 func newMetrics(reg prometheus.Registerer, log *slog.Logger) *metrics {
 	m := &metrics{
 		log:          log,
+		calls:        newTokens(),
 		panics:       counter("dagmanager_panics_total", "Calls that ended in a panic, which is a bug."),
 		requests:     counter("diff_requests_total", "Diffs that were answered and acknowledged."),
 		failures:     counter("diff_failures_total", "Diffs that failed, from reading the DAG to the last acknowledgement."),
@@ -68,6 +79,17 @@ func newMetrics(reg prometheus.Registerer, log *slog.Logger) *metrics {
 		retried: counter("dagmanager_events_retried_total", "Events whose publication failed and was tried again."),
 		lost:    counter("dagmanager_events_lost_total", "Events that were given up."),
 	}
+	m.orphans = gauge("orphan_queue_total", "Orphans that the last garbage collection observed.")
+	m.collected = gauge("gc_last_run_timestamp", "End of the last garbage collection in Unix seconds.")
+	m.collect = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dagmanager_gc_orphans_total", Help: "What garbage collections did with orphans."}, []string{"action", "reason"})
+	m.admin = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "dagmanager_kafka_admin_seconds", Help: "Time of one conversation with the broker about topics.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 3, 10)}, []string{"operation", "outcome"})
+	m.httpTook = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "dagmanager_http_request_seconds", Help: "Time of a request over HTTP.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 3, 10)}, []string{"route", "code"})
+	reg.MustRegister(m.orphans, m.collected, m.collect, m.admin, m.httpTook)
 	reg.MustRegister(m.requests, m.failures, m.createErrors, m.gap, m.breakerOpen, m.weight, m.crossHit, m.crossViolation,
 		m.rpc, m.panics, m.replays, m.published, m.retried, m.lost,
 		gaugeFunc("diff_duration_ms_p95", "95th percentile of the last 100 diffs in milliseconds, the wait for acknowledgements included.",
@@ -160,24 +182,14 @@ func (s *seen) limit(value string) string {
 	return value
 }
 
-// unary times calls.
-func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	defer m.observe(info.FullMethod, &err, time.Now())
-	return next(ctx, req)
-}
-
-// stream times streams.
-func (m *metrics) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-	defer m.observe(info.FullMethod, &err, time.Now())
-	return next(srv, s)
-}
-
 // observe ends a call. A panic in it is told to this client and harms no other.
-func (m *metrics) observe(method string, err *error, start time.Time) {
+func (m *metrics) observe(ctx context.Context, c *call, method string, err *error, start time.Time) {
 	if bug := recover(); bug != nil {
 		m.panics.Inc()
-		m.log.Error("panic", "method", method, "error", bug, "stack", string(debug.Stack()))
+		m.log.Error("panic", "method", method, "request_id", c.request, "error", bug, "stack", string(debug.Stack()))
 		*err = status.Error(codes.Internal, "a bug ended this call; the log has its stack")
 	}
-	m.rpc.WithLabelValues(method, status.Code(*err).String()).Observe(time.Since(start).Seconds())
+	took := time.Since(start)
+	m.rpc.WithLabelValues(method, status.Code(*err).String()).Observe(took.Seconds())
+	m.logCall(ctx, c, method, *err, took)
 }

@@ -41,12 +41,14 @@ type outbox struct {
 	revision uint64 // of the last update; only grows; used by run only
 }
 
-// event is one of the two, told apart by weight.
+// event is a weight, the end of a queue or, when it is neither, an update.
 type event struct {
-	key      string
-	tags     []string
-	interval int64
-	weight   *contract.SentinelWeight
+	key       string
+	tags      []string
+	interval  int64
+	none      bool // the update says that there are no queues
+	weight    *contract.SentinelWeight
+	lifecycle *contract.QueueLifecycle
 }
 
 // Sizes of an outbox.
@@ -62,12 +64,24 @@ func newOutbox(send publish, queues queueFinder, topic string, m *metrics, log *
 }
 
 // queueUpdated announces that the queues of these tags and interval changed.
-func (o *outbox) queueUpdated(tags []string, interval int64) {
-	e := &event{tags: make([]string, len(tags)), interval: interval}
+func (o *outbox) queueUpdated(tags []string, interval int64) { o.update(tags, interval, false) }
+
+// queueCompleted announces that the queues of these tags and interval grow no
+// more.
+func (o *outbox) queueCompleted(tags []string, interval int64) { o.update(tags, interval, true) }
+
+// queueEnded announces that a queue was dropped or archived.
+func (o *outbox) queueEnded(l contract.QueueLifecycle) {
+	l.Topic = o.topic
+	o.add(&event{key: "lifecycle\x00" + l.Queue + "\x00" + l.Action, lifecycle: &l})
+}
+
+func (o *outbox) update(tags []string, interval int64, none bool) {
+	e := &event{tags: make([]string, len(tags)), interval: interval, none: none}
 	for i, tag := range tags {
 		e.tags[i] = strings.Clone(tag) // it shares the memory of a whole DAG
 	}
-	e.key = fmt.Sprintf("queue\x00%d\x00%s", interval, strings.Join(e.tags, "\x00"))
+	e.key = fmt.Sprintf("queue\x00%d\x00%t\x00%s", interval, none, strings.Join(e.tags, "\x00"))
 	o.add(e)
 }
 
@@ -81,7 +95,7 @@ func (o *outbox) add(e *event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if same := o.latest[e.key]; same != nil && len(o.pending) >= o.crowded {
-		same.weight = e.weight
+		same.weight, same.lifecycle = e.weight, e.lifecycle
 		return
 	}
 	if len(o.pending) >= o.crowded*outboxFull {
@@ -225,7 +239,10 @@ func (o *outbox) record(ctx context.Context, e *event) (contract.Record, error) 
 	if e.weight != nil {
 		return e.weight.Record(stamp), nil
 	}
-	queues, err := o.queues.Queues(ctx, e.tags, e.interval, contract.MatchAny)
+	if e.lifecycle != nil {
+		return e.lifecycle.Record(stamp), nil
+	}
+	queues, err := o.queuesOf(ctx, e)
 	if err != nil {
 		return contract.Record{}, fmt.Errorf("queues of %s at %d s: %w", strings.Join(e.tags, ","), e.interval, err)
 	}
@@ -233,4 +250,11 @@ func (o *outbox) record(ctx context.Context, e *event) (contract.Record, error) 
 	return contract.QueueUpdate{
 		Topic: o.topic, Tags: e.tags, Interval: e.interval, Queues: queues, Revision: o.revision,
 	}.Record(stamp), nil
+}
+
+func (o *outbox) queuesOf(ctx context.Context, e *event) ([]contract.QueueRef, error) {
+	if e.none {
+		return nil, nil
+	}
+	return o.queues.Queues(ctx, e.tags, e.interval, contract.MatchAny)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
@@ -198,13 +199,22 @@ func TestControlBusThatComesBack(t *testing.T) {
 	}
 }
 
+// quiet is a stream that nobody listens to.
+type quiet struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (q quiet) Context() context.Context       { return q.ctx }
+func (q quiet) SetHeader(md metadata.MD) error { return nil }
+
 func TestPanicHarmsOnlyItsCall(t *testing.T) {
 	m := newMetrics(prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	_, err := m.unary(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/x"}, func(context.Context, any) (any, error) { panic("bug") })
 	if status.Code(err) != codes.Internal || value(m.panics) != 1 {
 		t.Errorf("error %v, %v panics", err, value(m.panics))
 	}
-	if err := m.stream(nil, nil, &grpc.StreamServerInfo{}, func(any, grpc.ServerStream) error { return nil }); err != nil {
+	if err := m.stream(nil, quiet{ctx: t.Context()}, &grpc.StreamServerInfo{}, func(any, grpc.ServerStream) error { return nil }); err != nil {
 		t.Error(err)
 	}
 }

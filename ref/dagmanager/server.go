@@ -17,7 +17,9 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
+	"qmtl.internal/plumbline/ref/dagmanager/gc"
 	"qmtl.internal/plumbline/ref/dagmanager/stream"
+	"qmtl.internal/plumbline/ref/dagmanager/topics"
 	"qmtl.internal/plumbline/scenarios/contract"
 	pb "qmtl.internal/plumbline/scenarios/contract/dagmanagerpb"
 )
@@ -28,6 +30,16 @@ type Store interface {
 	// Queues returns the queues of nodes with that interval in seconds and any,
 	// or with mode "all" all, of the tags.
 	Queues(ctx context.Context, tags []string, interval int64, mode string) ([]contract.QueueRef, error)
+	// NodeByQueue returns the node that feeds a queue, nil when none does.
+	NodeByQueue(ctx context.Context, topic string) (*diff.Node, error)
+	// BufferingNodes returns the ids of nodes that buffer since before olderThan.
+	BufferingNodes(ctx context.Context, olderThan time.Time, computeKey string) ([]string, error)
+	// ClearBuffering takes the marks of a node away.
+	ClearBuffering(ctx context.Context, nodeID, computeKey string) error
+	// Owned says of each topic whether a queue has it, claimed or ready.
+	Owned(ctx context.Context, topics []string) ([]bool, error)
+	// OpenClaims returns queues that are claimed and not ready, at most most.
+	OpenClaims(ctx context.Context, most int) ([]diff.Claimed, error)
 	// Ping says whether the store answers.
 	Ping(ctx context.Context) error
 }
@@ -42,6 +54,8 @@ type server struct {
 	store      Store
 	nodes      diff.Nodes // of the store, as diffs use them
 	topics     diff.Topics
+	sizes      func(ctx context.Context) (map[string]topics.Extent, error)
+	collector  *gc.Collector
 	stages     *stages
 	streams    *stream.Registry
 	outbox     *outbox // nil without a ControlBus
@@ -80,6 +94,9 @@ func (s *server) Diff(req *pb.DiffRequest, out grpc.ServerStreamingServer[pb.Dif
 		return nil
 	}
 	s.metrics.failures.Inc()
+	if errors.Is(err, stream.ErrNeverAcked) {
+		s.metrics.neverAcked.Add(1)
+	}
 	s.log.Debug("diff failed", "strategy_id", clip(req.GetStrategyId()), "error", clip(err.Error()))
 	return statusOf(err)
 }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -26,8 +24,8 @@ import (
 // Config is what a DAG Manager can be told by file, environment or flag.
 type Config struct {
 	Listen, HTTPListen string
-	Kafka              string // "" means topics in memory
-	ControlBus         string // "" means no events
+	Kafka              topics.AdminSession // without brokers: topics in memory
+	ControlBus         topics.AdminSession // without brokers: no events
 	QueueTopic         string
 	Graph              string // file; "" means an empty graph
 	Namespaces         bool
@@ -36,13 +34,16 @@ type Config struct {
 	Neo4j  nodestore.Neo4jOptions // without a URL: the graph is in memory
 	Topics topics.Options
 	Stream stream.Options
+	GC     gcConfig
+	Jobs   jobsConfig
 }
 
 func (c *Config) flags(fs *service.FlagSet) {
 	fs.StringVar(&c.Listen, "listen", "127.0.0.1:0", "`HOST:PORT` of the gRPC interface; port 0 chooses one")
 	fs.StringVar(&c.HTTPListen, "http-listen", "127.0.0.1:0", "`HOST:PORT` of /status; port 0 chooses one")
-	fs.StringVar(&c.Kafka, "kafka", "", "`HOST:PORT` of Kafka, or a comma list; empty: topics in memory")
-	fs.StringVar(&c.ControlBus, "controlbus", "", "`HOST:PORT` of the ControlBus's Kafka, or a comma list; empty: no events")
+	c.Kafka.Flags(fs, "kafka", "Kafka, or a comma list; empty: topics in memory")
+	c.Kafka.PatienceFlags(fs, "kafka")
+	c.ControlBus.Flags(fs, "controlbus", "the ControlBus's Kafka, or a comma list; empty: no events")
 	fs.StringVar(&c.QueueTopic, "controlbus-queue-topic", contract.QueueTopic, "`topic` of queue events")
 	fs.StringVar(&c.Graph, "memory-repo", "", "`FILE` with a graph in node-link JSON to begin with; it is never written")
 	neo4jFlags(fs, &c.Neo4j)
@@ -51,12 +52,13 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.BoolVar(&c.Namespaces, "topic-namespaces", true, "prefix topics with the world and domain that a DAG names")
 	fs.IntVar(&c.MaxRequest, "max-request", 4<<20, "largest request in `bytes`; what exceeds it is RESOURCE_EXHAUSTED")
 	fs.IntVar(&c.Topics.Replication, "replication", 0, "replication `factor` of every topic; 0: as the topic's kind wants; a single broker needs 1")
-	fs.DurationVar(&c.Topics.Timeout, "kafka-timeout", 5*time.Second, "how `long` one call to Kafka may take")
 	fs.DurationVar(&c.Topics.RefreshAge, "topic-refresh", time.Minute, "how `often` the list of topics is renewed")
 	fs.DurationVar(&c.Topics.HalfOpen, "breaker-open", time.Second, "how `long` an open breaker waits before it tries again")
 	fs.DurationVar(&c.Stream.AckTimeout, "ack-timeout", 30*time.Second, "how `long` a client may take to acknowledge a chunk")
 	fs.DurationVar(&c.Stream.Replay, "ack-replay", time.Second, "how `often` unacknowledged chunks are sent again")
 	fs.IntVar(&c.Stream.MaxStreams, "max-streams", 10000, "most diffs at a `time`")
+	c.GC.flags(fs)
+	c.Jobs.flags(fs)
 }
 
 // keys are the names of the contract (dagmanager.md 8.2) where they are not
@@ -71,17 +73,14 @@ var keys = map[string]service.Key{
 	"grpc_port":              {Flag: "listen", As: service.Port},
 	"http_host":              {Flag: "http-listen", As: service.Host},
 	"http_port":              {Flag: "http-listen", As: service.Port},
+	"gc_interval_seconds":    {Flag: "gc-interval"},
+	"gc_archive_bucket":      {Flag: "gc-archive"},
 }
 
 // check gives every mistake.
 func (c *Config) check() []error {
 	errs := []error{service.CheckAddr("listen", c.Listen), service.CheckAddr("http-listen", c.HTTPListen)}
-	for _, seed := range seeds(c.Kafka) {
-		errs = append(errs, service.CheckAddr("kafka", seed))
-	}
-	for _, seed := range seeds(c.ControlBus) {
-		errs = append(errs, service.CheckAddr("controlbus", seed))
-	}
+	errs = slices.Concat(errs, c.Kafka.Check("kafka"), c.ControlBus.Check("controlbus"), c.GC.check(), c.Jobs.check(c))
 	if err := contract.CheckTopicName(c.QueueTopic); err != nil {
 		errs = append(errs, service.Wrong("controlbus-queue-topic", "%s", err))
 	}
@@ -98,7 +97,7 @@ func (c *Config) checkLimits() (errs []error) {
 		name string
 		d    time.Duration
 	}{
-		{"kafka-timeout", c.Topics.Timeout}, {"topic-refresh", c.Topics.RefreshAge}, {"breaker-open", c.Topics.HalfOpen},
+		{"kafka-timeout", c.Kafka.Timeout}, {"topic-refresh", c.Topics.RefreshAge}, {"breaker-open", c.Topics.HalfOpen},
 		{"ack-timeout", c.Stream.AckTimeout}, {"ack-replay", c.Stream.Replay},
 		{"neo4j-timeout", c.Neo4j.Timeout}, {"neo4j-retry", c.Neo4j.Retry}, {"neo4j-cache-age", c.Neo4j.CacheAge},
 	} {
@@ -115,10 +114,6 @@ func (c *Config) checkLimits() (errs []error) {
 		}
 	}
 	return errs
-}
-
-func seeds(list string) []string {
-	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 // Spec describes the DAG Manager as a service.
@@ -140,7 +135,7 @@ func start(ctx context.Context, rt *service.Runtime, c Config) error {
 	if err != nil {
 		return err
 	}
-	session, err := openTopics(rt, c, m)
+	session, kafka, err := openTopics(rt, c, m)
 	if err != nil {
 		return err
 	}
@@ -161,36 +156,45 @@ func start(ctx context.Context, rt *service.Runtime, c Config) error {
 		gaugeFunc("dagmanager_streams_open", "Diffs that are being streamed.", func() float64 { return float64(s.streams.Open()) }),
 		gaugeFunc("dagmanager_topics_known", "Topics in the view of the broker.", func() float64 { return float64(session.Count()) }),
 	)
+	if err := s.openJobs(rt, c, session, kafka); err != nil {
+		return err
+	}
 	if err := rt.ServeHTTP("http", c.HTTPListen, s.httpHandler()); err != nil {
 		return err
 	}
 	return serveGRPC(rt, c, s)
 }
 
-// openTopics opens the session with the broker that c names.
-func openTopics(rt *service.Runtime, c Config, m *metrics) (*topics.Session, error) {
-	c.Topics.Log, c.Topics.OnOpen = rt.Log, m.breakerOpen.Inc
-	if c.Kafka == "" {
-		return topics.NewSession(topics.NewMemory(), c.Topics), nil
+// openTopics opens the session with the broker that c names; kafka is nil for
+// topics in memory.
+func openTopics(rt *service.Runtime, c Config, m *metrics) (session *topics.Session, kafka *topics.Kafka, err error) {
+	c.Topics.Log, c.Topics.OnOpen, c.Topics.Timeout = rt.Log, m.breakerOpen.Inc, c.Kafka.Timeout
+	c.Topics.Observe = m.kafkaAdmin(rt.Log)
+	if c.Kafka.Brokers == "" {
+		return topics.NewSession(topics.NewMemory(), c.Topics), nil, nil
 	}
-	client, err := kgo.NewClient(topics.AdminOptions(seeds(c.Kafka), c.Topics.Timeout)...)
+	kafka, end, err := c.Kafka.Open()
 	if err != nil {
-		return nil, fmt.Errorf("kafka %s: %w", c.Kafka, err)
+		return nil, nil, err
 	}
-	rt.OnStop("kafka client", func(context.Context) error { client.Close(); return nil })
-	session := topics.NewSession(topics.NewKafka(client), c.Topics)
+	rt.OnStop("kafka client", func(context.Context) error { end(); return nil })
+	session = topics.NewSession(kafka, c.Topics)
 	rt.Go("topic view", func(ctx context.Context) error { session.Run(ctx); return nil })
-	return session, nil
+	return session, kafka, nil
 }
 
 // openBus opens the outbox to the ControlBus that c names; nil without one.
 func openBus(rt *service.Runtime, c Config, store queueFinder, m *metrics) (*outbox, error) {
-	if c.ControlBus == "" {
+	if c.ControlBus.Brokers == "" {
 		return nil, nil
 	}
-	client, err := kgo.NewClient(busOptions(seeds(c.ControlBus))...)
+	opts, err := c.ControlBus.Options()
 	if err != nil {
-		return nil, fmt.Errorf("controlbus %s: %w", c.ControlBus, err)
+		return nil, fmt.Errorf("controlbus %s: %w", c.ControlBus.Brokers, err)
+	}
+	client, err := kgo.NewClient(append(opts, busOptions()...)...)
+	if err != nil {
+		return nil, fmt.Errorf("controlbus %s: %w", c.ControlBus.Brokers, err)
 	}
 	bus := &kafkaBus{client: client, topics: []string{c.QueueTopic, contract.SentinelWeightTopic}, log: rt.Log}
 	o := newOutbox(bus.publish, store, c.QueueTopic, m, rt.Log)
@@ -257,32 +261,4 @@ func stopGRPC(ctx context.Context, g *grpc.Server) {
 		g.Stop()
 		<-done
 	}
-}
-
-// httpHandler serves /status as dagmanager.md 6.8 has it.
-func (s *server) httpHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", s.status)
-	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Allow", http.MethodGet)
-		writeJSON(w, http.StatusMethodNotAllowed, `{"detail":"Method Not Allowed"}`)
-	})
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusNotFound, `{"detail":"Not Found"}`)
-	})
-	return mux
-}
-
-func (s *server) status(w http.ResponseWriter, r *http.Request) {
-	state, whole := s.storeState(r.Context()), stateOK
-	if state != stateOK {
-		whole = "degraded"
-	}
-	writeJSON(w, http.StatusOK, fmt.Sprintf(`{"status":%q,"neo4j":%q,"dagmanager":%q}`, whole, state, stateRunning))
-}
-
-func writeJSON(w http.ResponseWriter, code int, body string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_, _ = w.Write([]byte(body)) // a client that left reads no answer
 }

@@ -35,6 +35,7 @@ var answers = []answer{
 	{as[*topics.NameError], codes.InvalidArgument, "TOPIC_NAME_INVALID"},
 	{as[*topics.RefusedError], codes.FailedPrecondition, "BROKER_REFUSED"},
 	{is(topics.ErrOpen), codes.Unavailable, "BROKER_CIRCUIT_OPEN"},
+	{is(topics.ErrLogin), codes.Unavailable, "BROKER_LOGIN_REFUSED"},
 	{is(topics.ErrTimeout), codes.DeadlineExceeded, "BROKER_TIMEOUT"},
 	{is(topics.ErrUnavailable), codes.Unavailable, "BROKER_UNAVAILABLE"},
 	{is(nodestore.ErrRefused), codes.Unavailable, "GRAPH_REFUSED"},

@@ -4,9 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"flag"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"qmtl.internal/plumbline/ref/internal/service"
 )
 
 // AdminSession says how one talks to a Kafka cluster: where it is, who we are,
@@ -39,20 +39,20 @@ type AdminSession struct {
 
 // Flags registers the settings of reach and security as --PREFIX-…, with
 // "--PREFIX HOST:PORT" for the brokers; of says what is there.
-func (a *AdminSession) Flags(fs *flag.FlagSet, prefix, of string) {
-	fs.StringVar(&a.Brokers, prefix, a.Brokers, "`HOST:PORT` of "+of)
-	fs.BoolVar(&a.TLS, prefix+"-tls", a.TLS, "speak TLS with --"+prefix)
-	fs.StringVar(&a.CA, prefix+"-ca", a.CA, "`FILE` with the certificates that --"+prefix+" is checked against; empty: those of the system")
-	fs.StringVar(&a.Cert, prefix+"-cert", a.Cert, "`FILE` with our certificate, where --"+prefix+" wants one")
-	fs.StringVar(&a.Key, prefix+"-key", a.Key, "`FILE` with the key of that certificate")
-	fs.StringVar(&a.ServerName, prefix+"-server-name", a.ServerName, "`NAME` that the certificate of --"+prefix+" must have; empty: its host")
-	fs.StringVar(&a.SASL, prefix+"-sasl", a.SASL, "`mechanism` of SASL: "+strings.Join(mechanismNames(), ", ")+"; empty: none")
-	fs.StringVar(&a.User, prefix+"-user", a.User, "`user` of SASL")
-	fs.StringVar(&a.Password, prefix+"-password", a.Password, "`password` of that user. The environment variable keeps it out of the list of processes")
+func (a *AdminSession) Flags(fs *service.FlagSet, prefix, of string) {
+	fs.StringVar(&a.Brokers, prefix, "", "`HOST:PORT` of "+of)
+	fs.BoolVar(&a.TLS, prefix+"-tls", false, "speak TLS with --"+prefix)
+	fs.StringVar(&a.CA, prefix+"-ca", "", "`FILE` with the certificates that --"+prefix+" is checked against; empty: those of the system")
+	fs.StringVar(&a.Cert, prefix+"-cert", "", "`FILE` with our certificate, where --"+prefix+" wants one")
+	fs.StringVar(&a.Key, prefix+"-key", "", "`FILE` with the key of that certificate")
+	fs.StringVar(&a.ServerName, prefix+"-server-name", "", "`NAME` that the certificate of --"+prefix+" must have; empty: its host")
+	fs.StringVar(&a.SASL, prefix+"-sasl", "", "`mechanism` of SASL: "+strings.Join(mechanismNames(), ", ")+"; empty: none")
+	fs.StringVar(&a.User, prefix+"-user", "", "`user` of SASL")
+	service.SecretVar(fs, &a.Password, prefix+"-password", "`password` of that user. The environment variable keeps it out of the list of processes")
 }
 
 // PatienceFlags registers the settings of time limits and retries.
-func (a *AdminSession) PatienceFlags(fs *flag.FlagSet, prefix string) {
+func (a *AdminSession) PatienceFlags(fs *service.FlagSet, prefix string) {
 	fs.DurationVar(&a.Timeout, prefix+"-timeout", 5*time.Second, "how `long` one call to Kafka may take, retries included")
 	fs.IntVar(&a.Retries, prefix+"-retries", 4, "how `often` a request to Kafka that may pass is repeated within the time limit")
 	fs.DurationVar(&a.Backoff, prefix+"-retry-backoff", 0, "how `long` to wait before a repetition; 0: growing pauses of the client's own")
@@ -83,24 +83,22 @@ func (a AdminSession) Seeds() []string {
 // opens no file.
 func (a AdminSession) Check(prefix string) (errs []error) {
 	for _, seed := range a.Seeds() {
-		if _, port, err := net.SplitHostPort(seed); err != nil || port == "" {
-			errs = append(errs, fmt.Errorf("--%s %q: want HOST:PORT, or several parted by commas", prefix, seed))
-		}
+		errs = append(errs, service.CheckAddr(prefix, seed))
 	}
 	if a.SASL != "" && mechanisms[a.SASL] == nil {
-		errs = append(errs, fmt.Errorf("--%s-sasl %q: want %s", prefix, a.SASL, strings.Join(mechanismNames(), ", ")))
+		errs = append(errs, service.Wrong(prefix+"-sasl", "%q: want %s", a.SASL, strings.Join(mechanismNames(), ", ")))
 	}
 	if (a.SASL == "") != (a.User == "") {
-		errs = append(errs, fmt.Errorf("--%s-sasl and --%s-user: give both or neither", prefix, prefix))
+		errs = append(errs, service.Wrong(prefix+"-sasl", "%q with --%s-user %q: give both or neither", a.SASL, prefix, a.User))
 	}
 	if (a.Cert == "") != (a.Key == "") {
-		errs = append(errs, fmt.Errorf("--%s-cert and --%s-key: give both or neither", prefix, prefix))
-	}
-	if a.Retries < 0 {
-		errs = append(errs, fmt.Errorf("--%s-retries %d: want 0 or more", prefix, a.Retries))
+		errs = append(errs, service.Wrong(prefix+"-cert", "%q with --%s-key %q: give both or neither", a.Cert, prefix, a.Key))
 	}
 	if !a.TLS && a.CA+a.Cert+a.Key+a.ServerName != "" {
-		errs = append(errs, fmt.Errorf("--%s-ca, -cert, -key and -server-name want --%s-tls", prefix, prefix))
+		errs = append(errs, service.Wrong(prefix+"-tls", "false: certificates and their names are for TLS only"))
+	}
+	if a.Retries < 0 {
+		errs = append(errs, service.Wrong(prefix+"-retries", "%d: want 0 or more", a.Retries))
 	}
 	return errs
 }

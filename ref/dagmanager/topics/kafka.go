@@ -114,6 +114,39 @@ func (k *Kafka) Extents(ctx context.Context, names ...string) (map[string]Extent
 	return out, nil
 }
 
+// Lag returns by how many records consumer groups are behind, for each topic
+// that they committed offsets of: of several groups the one that is furthest.
+func (k *Kafka) Lag(ctx context.Context, groups ...string) (map[string]int64, error) {
+	lag := map[string]int64{}
+	for _, group := range groups {
+		committed, err := k.admin.FetchOffsets(ctx, group)
+		if err != nil {
+			return nil, failure("offsets of group "+group, err)
+		}
+		topics := committed.Offsets().TopicsSet().Topics()
+		if len(topics) == 0 {
+			continue
+		}
+		last, err := k.admin.ListEndOffsets(ctx, topics...)
+		if err != nil {
+			return nil, failure("list last offsets", err)
+		}
+		for topic, parts := range committed {
+			lag[topic] = max(lag[topic], behind(parts, last[topic]))
+		}
+	}
+	return lag, nil
+}
+
+func behind(committed map[int32]kadm.OffsetResponse, last map[int32]kadm.ListedOffset) (records int64) {
+	for p, end := range last {
+		if at, there := committed[p]; there && end.Err == nil && at.Err == nil {
+			records += max(0, end.Offset-max(0, at.At))
+		}
+	}
+	return records
+}
+
 func extentOf(first, last map[int32]kadm.ListedOffset) (e Extent, whole bool) {
 	for p, end := range last {
 		begin, there := first[p]

@@ -184,6 +184,9 @@ func jitter(d time.Duration) time.Duration {
 	return d - d/10 + time.Duration(rand.Int64N(int64(d)/5+1))
 }
 
+// Broken says whether the broker failed so often that it is left alone for now.
+func (s *Session) Broken() bool { return s.breaker.State() == gobreaker.StateOpen }
+
 // Count returns how many topics the view holds.
 func (s *Session) Count() int {
 	s.mu.Lock()
