@@ -36,6 +36,7 @@ type outbox struct {
 
 	mu       sync.Mutex
 	pending  []*event
+	leaving  int               // events that are being published
 	latest   map[string]*event // by key, among pending
 	wake     chan struct{}
 	revision uint64 // of the last update; only grows; used by run only
@@ -125,11 +126,11 @@ func (o *outbox) giveUp(events []*event, why string) {
 	o.log.Error("events lost", "count", len(events), "first", strings.ReplaceAll(events[0].key, "\x00", " "), "reason", why)
 }
 
-// waiting says how many events wait.
+// waiting says how many events the bus has not taken yet.
 func (o *outbox) waiting() float64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return float64(len(o.pending))
+	return float64(len(o.pending) + o.leaving)
 }
 
 // take cuts the next batch from the outbox.
@@ -139,6 +140,7 @@ func (o *outbox) take() []*event {
 	n := min(len(o.pending), outboxBatch)
 	batch := o.pending[:n:n]
 	o.pending = o.pending[n:]
+	o.leaving = n
 	for _, e := range batch {
 		o.forget(e)
 	}
@@ -173,11 +175,11 @@ func (o *outbox) flush(ctx context.Context) {
 			return
 		}
 		failed := o.send(ctx, batch)
+		o.putBack(failed)
 		if len(failed) == 0 {
 			delay = firstDelay
 			continue
 		}
-		o.putBack(failed)
 		sleep(ctx, delay)
 		delay = min(delay*2, lastDelay)
 	}
@@ -198,9 +200,11 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
+// putBack ends the publication of a batch.
 func (o *outbox) putBack(failed []*event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.leaving = 0
 	o.pending = append(failed, o.pending...)
 	o.metrics.retried.Add(float64(len(failed)))
 }

@@ -104,7 +104,8 @@ func (r *Registry) Wait() { r.senders.Wait() }
 // Run sends the chunks of an answer and returns nil when all were acknowledged.
 // At most Window chunks are unacknowledged at a time; those are sent again every
 // Replay, unchanged and in order, and when no acknowledgement came for
-// AckTimeout the stream ends with ErrNeverAcked. send is called by one goroutine
+// AckTimeout (so after AckTimeout/Replay repetitions) the stream ends with
+// ErrNeverAcked. send is called by one goroutine
 // at a time, and never after it failed; it may still block when Run returns and
 // must end when the transport ends the stream.
 func (r *Registry) Run(ctx context.Context, who Identity, chunks []*pb.DiffChunk, send func(*pb.DiffChunk) error) error {
@@ -296,13 +297,12 @@ type pump struct {
 	s      *stream
 	chunks []*pb.DiffChunk
 	out    *writer
-	due    time.Time // when the wait for the next acknowledgement ends
+	rounds int // how often chunks were sent again since the last acknowledgement
 }
 
 func (p *pump) run(ctx context.Context) error {
 	tick := time.NewTicker(p.opts.Replay)
 	defer tick.Stop()
-	p.due = time.Now().Add(p.opts.AckTimeout)
 	giveUp := time.NewTimer(p.opts.AckTimeout + p.opts.Replay) // a client that does not even read
 	defer giveUp.Stop()
 	for {
@@ -315,7 +315,7 @@ func (p *pump) run(ctx context.Context) error {
 		}
 		select {
 		case <-p.s.acked:
-			p.due = time.Now().Add(p.opts.AckTimeout)
+			p.rounds = 0
 			giveUp.Reset(p.opts.AckTimeout + p.opts.Replay)
 			tick.Reset(p.opts.Replay)
 		case <-tick.C:
@@ -340,8 +340,9 @@ func (p *pump) fill(ctx context.Context, giveUp *time.Timer) error {
 	return nil
 }
 
-// replay sends the unacknowledged chunks again and ends the stream when its
-// time is over.
+// replay sends the unacknowledged chunks again, and ends the stream once they
+// were sent as often as AckTimeout allows: counted, so that a busy process does
+// not end a client early, nor repeat itself once more.
 func (p *pump) replay(ctx context.Context, giveUp *time.Timer) error {
 	waiting := p.tardy(p.s)
 	p.opts.OnReplay(len(waiting))
@@ -350,8 +351,12 @@ func (p *pump) replay(ctx context.Context, giveUp *time.Timer) error {
 			return err
 		}
 	}
-	if time.Now().Before(p.due) {
+	p.rounds++
+	if time.Duration(p.rounds)*p.opts.Replay < p.opts.AckTimeout {
 		return nil
+	}
+	if err := p.drained(ctx, giveUp); err != nil {
+		return err
 	}
 	return p.neverAcked(len(waiting))
 }
@@ -375,7 +380,8 @@ func (p *pump) put(ctx context.Context, giveUp *time.Timer, at int) error {
 	}
 }
 
-// drained waits for the last chunk to leave: acknowledgements may come ahead.
+// drained waits for the last chunk to leave: acknowledgements may come ahead, and
+// what comes after the end of a stream does not arrive.
 func (p *pump) drained(ctx context.Context, giveUp *time.Timer) error {
 	select {
 	case p.out.in <- nil:
