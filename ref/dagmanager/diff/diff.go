@@ -117,8 +117,7 @@ type plan struct {
 // newPlan compares each node with what is known of it (dagmanager.md 2.5).
 func newPlan(g *graph, known []*Node) (*plan, error) {
 	p := &plan{steps: make([]step, len(g.nodes))}
-	for i := range g.nodes {
-		n := &g.nodes[i]
+	for i, n := range g.nodes {
 		s, err := compare(g, n, known[i])
 		if err != nil {
 			return nil, err
@@ -252,7 +251,7 @@ func conclude(x ExecutionContext, g *graph, p *plan) *Result {
 	}
 	gap := true
 	for i, s := range p.steps {
-		n := &g.nodes[i]
+		n := g.nodes[i]
 		r.Queues[i] = Queue{n.ID, contract.PartitionKey(n.ID, n.interval, n.bucket, n.key), s.topic, s.fresh}
 		gap = gap && !s.fresh
 		if s.done {
@@ -321,7 +320,7 @@ func (r *registrar) again(err error) bool {
 func (r *registrar) try(ctx context.Context, p *plan, open []int) error {
 	claims := make([]Claim, len(open))
 	for i, at := range open {
-		claims[i] = r.claim(&r.graph.nodes[at])
+		claims[i] = r.claim(r.graph.nodes[at])
 	}
 	got, err := r.nodes.Claim(ctx, claims)
 	if err != nil {

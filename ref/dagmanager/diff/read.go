@@ -50,9 +50,10 @@ type node struct {
 	key      string // compute key
 }
 
-// graph is a DAG that was read: its nodes in the order of the diff.
+// graph is a DAG that was read: its nodes in the order of the diff. A node is
+// large and is read once, so order and plan go by pointers.
 type graph struct {
-	nodes     []node
+	nodes     []*node
 	ids       []string
 	version   Version
 	inferred  dag.ComputeContext
@@ -112,16 +113,17 @@ func Separate(doc pyjson.Value) (plain, sentinels []pyjson.Value, err error) {
 
 // scan reads the nodes that have an id; of equal ids the first place and the
 // last node stay.
-func scan(docs []pyjson.Value) ([]node, error) {
-	nodes := make([]node, 0, len(docs))
+func scan(docs []pyjson.Value) ([]*node, error) {
+	all := make([]node, len(docs))
+	nodes := make([]*node, 0, len(docs))
 	place := make(map[string]int, len(docs))
-	for _, doc := range docs {
+	for i, doc := range docs {
 		id, there := doc.Get("node_id")
 		if !there {
 			continue
 		}
-		n, err := readNode(id, doc)
-		if err != nil {
+		n := &all[i]
+		if err := n.read(id, doc); err != nil {
 			return nil, err
 		}
 		if at, seen := place[n.ID]; seen {
@@ -134,27 +136,27 @@ func scan(docs []pyjson.Value) ([]node, error) {
 	return nodes, nil
 }
 
-func readNode(id, doc pyjson.Value) (node, error) {
-	n := node{doc: doc}
+func (n *node) read(id, doc pyjson.Value) error {
+	n.doc = doc
 	text, isText := id.Str()
 	if !isText {
-		return node{}, &InputError{Reason: ReasonNode, NodeID: id.Text(),
+		return &InputError{Reason: ReasonNode, NodeID: id.Text(),
 			Err: fmt.Errorf("node_id is of type %s; want a string", id.Kind())}
 	}
 	n.ID = text
 	var err error
 	n.SchemaCompatID, err = contract.SchemaCompatID(doc)
 	if err != nil {
-		return node{}, &InputError{Reason: ReasonSchemaConflict, NodeID: n.ID, Err: err}
+		return &InputError{Reason: ReasonSchemaConflict, NodeID: n.ID, Err: err}
 	}
-	for _, read := range []func(*node) error{readType, readHashes, readTags, readInputs, checkText} {
-		if err := read(&n); err != nil {
-			return node{}, &InputError{Reason: ReasonNode, NodeID: n.ID, Err: err}
+	for _, read := range [...]func(*node) error{readType, readHashes, readTags, readInputs, checkText} {
+		if err := read(n); err != nil {
+			return &InputError{Reason: ReasonNode, NodeID: n.ID, Err: err}
 		}
 	}
 	n.interval, n.bucket = doc.Member("interval"), doc.Member("bucket")
 	n.Interval, n.Period, n.Bucket = whole(n.interval), whole(doc.Member("period")), whole(n.bucket)
-	return n, nil
+	return nil
 }
 
 // readType takes what is false to Python by its text, as null, which is "None".
@@ -268,12 +270,12 @@ func whole(v pyjson.Value) *int64 {
 }
 
 // order puts the nodes into the order of the diff and gives them their keys.
-func (g *graph) order(nodes []node) {
+func (g *graph) order(nodes []*node) {
 	ids := make([]string, len(nodes))
-	for i := range nodes {
-		ids[i] = nodes[i].ID
+	for i, n := range nodes {
+		ids[i] = n.ID
 	}
-	g.nodes = make([]node, len(nodes))
+	g.nodes = make([]*node, len(nodes))
 	g.ids = make([]string, len(nodes))
 	for to, from := range dag.Order(ids, func(i int) []string { return nodes[i].inputs }) {
 		g.nodes[to] = nodes[from]
