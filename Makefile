@@ -13,6 +13,8 @@ GOCYCLO     := go run github.com/fzipp/gocyclo/cmd/gocyclo@v0.6.0
 # Extra flags for a target, e.g. make bench ARGS='--profile smoke'. Every flag
 # of plumbline also reads an environment variable: PLUMBLINE_PROFILE=smoke.
 ARGS ?=
+# The DAG Manager that make bench-diff measures.
+DAGMANAGER ?= bin/dagmanager
 # Why a record is accepted as the baseline: make accept REASON='new disk'.
 REASON ?=
 # The run that report and accept read.
@@ -23,9 +25,9 @@ help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: build
-build: ## build plumbline, its k6, and the reference gateway and DAG Manager into bin/
+build: ## build plumbline, its k6 and diffload, and the reference gateway and DAG Manager into bin/
 	@mkdir -p bin
-	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6
+	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6 ./bench/cmd/diffload
 
 .PHONY: bench
 bench: build ## the whole gate: contract, load, audit, fidelity, complexity, comparison, verdict
@@ -35,6 +37,10 @@ bench: build ## the whole gate: contract, load, audit, fidelity, complexity, com
 	  $(MAKE) --no-print-directory images >&2 || echo 'bench: the images could not be built; embedded servers serve instead' >&2; \
 	fi
 	bin/plumbline bench $(ARGS)
+
+.PHONY: bench-diff
+bench-diff: build ## diffs over gRPC, 100 to 10,000 nodes and 50/s, against their limits: make bench-diff DAGMANAGER='bin/dagmanager --neo4j bolt://…'
+	bin/diffload --max-p95 1000=15ms,10000=300ms --max-rate-p95 40ms $(ARGS) $(DAGMANAGER)
 
 .PHONY: test
 test: ## all tests; those that need containers skip with a counted reason where Docker is absent
