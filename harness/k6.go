@@ -91,6 +91,9 @@ func (x *execution) k6(out, target string, start time.Time) (*exec.Cmd, error) {
 			cmd.Env = append(cmd.Env, "PLUMBLINE_"+k+"="+v)
 		}
 	}
+	if os.Getenv("GOGC") == "" {
+		cmd.Env = append(cmd.Env, "GOGC=400") // its heap is small, and each collection makes it late
+	}
 	return cmd, errors.Join(errs[:]...)
 }
 

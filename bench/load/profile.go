@@ -48,14 +48,23 @@ type Mix struct {
 
 const maxDrain = 60 * time.Second
 
-// Schedule of the warm-up and the window.
+// warmUpStart is the share of the rate that the warm-up begins with.
+const warmUpStart = 0.1
+
+// Schedule of the warm-up and the window. The warm-up rises in a straight line
+// from a tenth of the rate to the rate: servers that have compiled and cached
+// nothing yet are not buried under a backlog that the window would inherit.
 func (p Profile) Schedule() Schedule {
-	if len(p.Ramps) == 0 {
-		return Constant{Rate: p.Rate, For: p.WarmUp + p.Window}
+	if len(p.Ramps) == 0 && p.WarmUp == 0 {
+		return Constant{Rate: p.Rate, For: p.Window}
 	}
-	s := Ramps{Start: float64(p.Rate)}
+	rate := float64(p.Rate)
+	s := Ramps{Start: rate}
 	if p.WarmUp > 0 {
-		s.Ramps = append(s.Ramps, Ramp{Rate: float64(p.Rate), For: p.WarmUp})
+		s = Ramps{Start: warmUpStart * rate, Ramps: []Ramp{{Rate: rate, For: p.WarmUp}}}
+	}
+	if len(p.Ramps) == 0 {
+		s.Ramps = append(s.Ramps, Ramp{Rate: rate, For: p.Window})
 	}
 	s.Ramps = append(s.Ramps, p.Ramps...)
 	return s

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestPublishedProfilesAreRead(t *testing.T) {
@@ -29,7 +31,7 @@ func TestBurstOffersThirtyThousandInTheWindow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.HeapCap != 128<<20 || p.Rate != 1000 || p.WarmUp != 5*time.Second || p.Window != 30*time.Second {
+	if p.HeapCap != 128<<20 || p.Rate != 1000 || p.WarmUp != 20*time.Second || p.Window != 30*time.Second {
 		t.Errorf("burst = %+v", p)
 	}
 	s, n := p.Schedule(), 0
@@ -40,6 +42,20 @@ func TestBurstOffersThirtyThousandInTheWindow(t *testing.T) {
 	}
 	if n != 30000 {
 		t.Errorf("%d due in the window; want 30000", n)
+	}
+}
+
+func TestWarmUpRisesFromATenth(t *testing.T) {
+	p, err := ParseProfile([]byte(strings.Replace(good, `"rate_per_s":10,"warm_up":"1s"`, `"rate_per_s":1000,"warm_up":"10s"`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, seconds := p.Schedule(), [14]int{}
+	for i := range s.N() {
+		seconds[s.Due(i)/time.Second]++
+	}
+	if diff := cmp.Diff([14]int{145, 235, 325, 415, 505, 595, 685, 775, 865, 955, 1000, 1000, 1000, 1000}, seconds); diff != "" {
+		t.Errorf("requests due in each second (-want +got):\n%s", diff)
 	}
 }
 
@@ -126,11 +142,12 @@ func TestStagedProfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := p.Schedule().N(); n != 10+40+60 || p.MeanRate() != 25 {
-		t.Errorf("N = %d, mean rate %v; want 110, 25", n, p.MeanRate())
+	// The warm-up rises from 1/s to 10/s within a second.
+	if n := p.Schedule().N(); n != 6+40+60 || p.MeanRate() != 25 {
+		t.Errorf("N = %d, mean rate %v; want 106, 25", n, p.MeanRate())
 	}
-	if due := p.Schedule().Due(10); due != time.Second {
-		t.Errorf("first of the window due at %v; want exactly 1s", due)
+	if last, first := p.Schedule().Due(5), p.Schedule().Due(6); last >= time.Second || first < time.Second {
+		t.Errorf("the window begins between requests due at %v and %v; want 1s between them", last, first)
 	}
 	rate := func(string) (string, bool) { return "5", true }
 	if _, err := p.WithEnv(rate); err == nil || !strings.Contains(err.Error(), "has stages") {

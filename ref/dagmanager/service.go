@@ -38,6 +38,11 @@ type Config struct {
 	Jobs   jobsConfig
 }
 
+// streamWorkers serve calls one after the other, each on a stack that has grown
+// already; a goroutine a call would grow its own each time. More calls at once
+// get goroutines of their own, so the number bounds nothing.
+const streamWorkers = 64
+
 func (c *Config) flags(fs *service.FlagSet) {
 	fs.StringVar(&c.Listen, "listen", "127.0.0.1:0", "`HOST:PORT` of the gRPC interface; port 0 chooses one")
 	fs.StringVar(&c.HTTPListen, "http-listen", "127.0.0.1:0", "`HOST:PORT` of /status; port 0 chooses one")
@@ -220,6 +225,7 @@ func serveGRPC(rt *service.Runtime, c Config, s *server) error {
 	}
 	g := grpc.NewServer(
 		grpc.MaxRecvMsgSize(c.MaxRequest),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ChainUnaryInterceptor(s.metrics.unary),
 		grpc.ChainStreamInterceptor(s.metrics.stream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),

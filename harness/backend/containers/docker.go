@@ -32,6 +32,11 @@ type docker struct {
 	*client.Client
 	host    string // unix:// or tcp:// address
 	version string
+	// beside is the parent of the containers' control groups, "" for Docker's
+	// own. That one weighs as much as a single thread of the SUT, so that all
+	// servers together would get a tenth of a busy machine; "/" has each weighed
+	// for itself. Where systemd keeps the groups, its slices see to that.
+	beside string
 }
 
 // connect finds the daemon: where DOCKER_HOST says, else at the usual sockets.
@@ -98,7 +103,15 @@ func ping(ctx context.Context, host string) (*docker, error) {
 	if err != nil {
 		return nil, errors.Join(explainPing(host, err), c.Close())
 	}
-	return &docker{Client: c, host: host, version: v.Version}, nil
+	d := &docker{Client: c, host: host, version: v.Version}
+	info, err := c.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return nil, errors.Join(explainPing(host, err), c.Close())
+	}
+	if info.Info.CgroupDriver == "cgroupfs" {
+		d.beside = "/"
+	}
+	return d, nil
 }
 
 // explainPing says in one line what is wrong and how to mend it. Beyond what
@@ -255,6 +268,7 @@ func create(ctx context.Context, in *instance, labels map[string]string) (id str
 			Entrypoint: in.entrypoint(), Env: in.env(in.image.local, in.told),
 			HostConfigModifier: func(hc *container.HostConfig) {
 				hc.Memory, hc.MemorySwap = in.memory, in.memory
+				hc.CPUShares, hc.CgroupParent = in.weight, in.docker.beside
 				hc.PortBindings = network.PortMap{port: {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: hostPort}}}
 			},
 		},
