@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"fmt"
 	"path"
 	"path/filepath"
 
@@ -20,15 +21,90 @@ func (c *checked) classes() []string {
 	return sut.Promised(c.descriptor.Classes)
 }
 
-// runScenarios runs every scenario against one running SUT.
-func (x *execution) runScenarios(ctx context.Context, in *sut.Instance) []record.Outcome {
-	env := x.scenarioEnv(in.Endpoints())
-	env.Faults, env.Dial = append(x.set.Faults(), in.Faults()...), x.set.Dial
-	outcomes := scenario.Run(ctx, env, x.scenarios)
-	for i := range outcomes {
-		outcomes[i].File = x.scenarioFile(outcomes[i].File)
+// contractOn runs the scenarios, those that do harm on servers and a SUT of
+// their own: they shall find nothing that the others left behind, such as the
+// thousands of topics that a broker opens one by one when it starts again, and
+// what they break shall not trouble the others. A SUT that runs already serves
+// for both. Outcomes have the order of the scenarios, invariants come last.
+func (x *execution) contractOn(ctx context.Context, logs string) ([]record.Outcome, error) {
+	harmless, harmful := byHarm(x.scenarios)
+	if x.attached() || len(harmless) == 0 || len(harmful) == 0 {
+		return x.runScenarios(ctx, logs, x.scenarios)
 	}
-	return outcomes
+	first, err := x.runScenarios(ctx, logs, harmless)
+	if err != nil {
+		return first, err
+	}
+	second, err := x.runScenarios(ctx, logs+"-harm", harmful)
+	return joined(x.scenarios, first, second), err
+}
+
+// byHarm parts scenarios by whether they do harm.
+func byHarm(all []scenario.Scenario) (harmless, harmful []scenario.Scenario) {
+	for _, s := range all {
+		if s.Harms() {
+			harmful = append(harmful, s)
+		} else {
+			harmless = append(harmless, s)
+		}
+	}
+	return harmless, harmful
+}
+
+// joined are the outcomes of two parts in the order of all. An invariant was
+// checked over the history of each part: it holds when it holds in both.
+func joined(all []scenario.Scenario, first, second []record.Outcome) []record.Outcome {
+	by := map[string]record.Outcome{}
+	for _, o := range first {
+		by[o.ID] = o
+	}
+	var both []record.Outcome
+	for _, o := range second {
+		if before, twice := by[o.ID]; twice {
+			o = worse(before, o)
+			both = append(both, o)
+		}
+		by[o.ID] = o
+	}
+	out := make([]record.Outcome, 0, len(all)+len(both))
+	for _, s := range all {
+		if o, ran := by[s.ID]; ran {
+			out = append(out, o)
+		}
+	}
+	return append(out, both...)
+}
+
+// worse is what two outcomes of one check come to.
+func worse(a, b record.Outcome) record.Outcome {
+	rank := map[record.Status]int{record.Skipped: 0, record.Passed: 1, record.Failed: 2}
+	out, other := a, b
+	if rank[b.Status] > rank[a.Status] {
+		out, other = b, a
+	}
+	if out.Status == other.Status && other.Reason != "" && other.Reason != out.Reason {
+		out.Reason += "; " + other.Reason
+	}
+	out.DurationMS = a.DurationMS + b.DurationMS
+	return out
+}
+
+// runScenarios runs scenarios against a SUT that it starts, on servers that can
+// be harmed where one of them does harm.
+func (x *execution) runScenarios(ctx context.Context, logs string, all []scenario.Scenario) (outcomes []record.Outcome, err error) {
+	_, harmful := byHarm(all)
+	x.harm = len(harmful) > 0
+	err = x.withSUT(ctx, logs, 0, func(ctx context.Context, in *sut.Instance) error {
+		x.Progress(Event{Stage: "contract", Text: fmt.Sprintf("%d scenarios", len(all))})
+		env := x.scenarioEnv(in.Endpoints())
+		env.Faults, env.Dial = append(x.set.Faults(), in.Faults()...), x.set.Dial
+		outcomes = scenario.Run(ctx, env, all)
+		for i := range outcomes {
+			outcomes[i].File = x.scenarioFile(outcomes[i].File)
+		}
+		return context.Cause(ctx)
+	})
+	return outcomes, err
 }
 
 // scenarioEnv says where and how scenarios run against a SUT on x.set.

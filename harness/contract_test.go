@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"qmtl.internal/plumbline/harness/backend"
 	"qmtl.internal/plumbline/harness/record"
 	"qmtl.internal/plumbline/harness/scenario"
@@ -80,5 +82,28 @@ func TestWhereThereIsNoSecondSide(t *testing.T) {
 		if why := x.noSecondSide(); (why == "") != c.compare {
 			t.Errorf("%s: %q", name, why)
 		}
+	}
+}
+
+func TestInvariantsOfTwoPartsHoldWhenBothDo(t *testing.T) {
+	all := []scenario.Scenario{{ID: "A"}, {ID: "F"}, {ID: "B"}}
+	outcome := func(id string, s record.Status, why string) record.Outcome {
+		return record.Outcome{ID: id, Status: s, Reason: why, DurationMS: 1}
+	}
+	first := []record.Outcome{
+		outcome("A", record.Passed, ""), outcome("B", record.Failed, "no"),
+		outcome("INV-1", record.Passed, ""), outcome("INV-2", record.Failed, "x"), outcome("INV-3", record.Skipped, "none"), outcome("INV-4", record.Failed, "x"),
+	}
+	second := []record.Outcome{
+		outcome("F", record.Passed, ""),
+		outcome("INV-1", record.Failed, "lost"), outcome("INV-2", record.Passed, ""), outcome("INV-3", record.Passed, ""), outcome("INV-4", record.Failed, "y"),
+	}
+	want := []record.Outcome{
+		outcome("A", record.Passed, ""), outcome("F", record.Passed, ""), outcome("B", record.Failed, "no"),
+		{ID: "INV-1", Status: record.Failed, Reason: "lost", DurationMS: 2}, {ID: "INV-2", Status: record.Failed, Reason: "x", DurationMS: 2},
+		{ID: "INV-3", Status: record.Passed, DurationMS: 2}, {ID: "INV-4", Status: record.Failed, Reason: "x; y", DurationMS: 2},
+	}
+	if diff := cmp.Diff(want, joined(all, first, second)); diff != "" {
+		t.Errorf("joined (-want +got):\n%s", diff)
 	}
 }

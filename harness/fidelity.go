@@ -2,12 +2,12 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"qmtl.internal/plumbline/harness/backend"
 	"qmtl.internal/plumbline/harness/record"
-	"qmtl.internal/plumbline/harness/sut"
 	"qmtl.internal/plumbline/harness/verdict"
 )
 
@@ -50,12 +50,9 @@ func (x *execution) onEmbedded(ctx context.Context) ([]record.Outcome, error) {
 	side := *x
 	side.provider, side.set = x.Backends.Embedded, nil
 	side.run = &record.Run{ID: x.run.ID, Started: x.run.Started, Absent: map[string]string{}}
-	var outcomes []record.Outcome
-	err := side.withSUT(ctx, "fidelity", 0, func(ctx context.Context, in *sut.Instance) error {
-		x.Progress(Event{Stage: "fidelity", Text: fmt.Sprintf("%d scenarios on embedded servers", len(x.scenarios))})
-		outcomes = side.runScenarios(ctx, in)
-		return context.Cause(ctx)
-	})
+	x.Progress(Event{Stage: "fidelity", Text: "the scenarios again, on embedded servers"})
+	outcomes, err := side.contractOn(ctx, "fidelity")
+	err = errors.Join(err, side.closeBackends(ctx))
 	for _, p := range side.run.SUT.Processes {
 		if p.Died != "" {
 			x.run.SUT.Processes = append(x.run.SUT.Processes, p)

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strconv"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 	"qmtl.internal/plumbline/harness/complexity"
 	"qmtl.internal/plumbline/harness/probe"
 	"qmtl.internal/plumbline/harness/record"
-	"qmtl.internal/plumbline/harness/scenario"
 	"qmtl.internal/plumbline/harness/sut"
 	"qmtl.internal/plumbline/harness/verdict"
 )
@@ -26,9 +24,11 @@ import (
 const (
 	// stopWithin bounds the stop of everything a stage started.
 	stopWithin = 30 * time.Second
-	// settleWithin is how long after a load with outages what was acknowledged
-	// may take to be complete; auditAgain is the time between two looks.
-	settleWithin = 30 * time.Second
+	// settleWithin is how long after a load what was acknowledged may take to be
+	// complete in the stores, healedWithin the same after a load with outages;
+	// auditAgain is the time between two looks.
+	settleWithin = 10 * time.Second
+	healedWithin = 30 * time.Second
 	auditAgain   = 2 * time.Second
 )
 
@@ -273,16 +273,12 @@ func (x *execution) note(s record.SUT) {
 }
 
 // contractStage runs the scenarios.
-func (x *execution) contractStage(ctx context.Context) error {
+func (x *execution) contractStage(ctx context.Context) (err error) {
 	if x.empty != nil {
 		return x.empty
 	}
-	x.harm = slices.ContainsFunc(x.scenarios, func(s scenario.Scenario) bool { return s.Harms() })
-	return x.withSUT(ctx, "contract", 0, func(ctx context.Context, in *sut.Instance) error {
-		x.Progress(Event{Stage: "contract", Text: fmt.Sprintf("%d scenarios", len(x.scenarios))})
-		x.run.Contract = x.runScenarios(ctx, in)
-		return context.Cause(ctx)
-	})
+	x.run.Contract, err = x.contractOn(ctx, "contract")
+	return err
 }
 
 // loadStage offers the load and audits what became of it.
@@ -358,11 +354,14 @@ func pidOf(in *sut.Instance, name string) int {
 	return 0
 }
 
-// audit compares once; after outages again and again while anything is wrong:
-// what was acknowledged while a server was away may be completed when it is
-// back, within settleWithin after the load.
+// audit compares until nothing is wrong or the time to settle is over: a
+// topic is there a moment after its node was acknowledged, and what was
+// acknowledged while a server was away may be completed when it is back.
 func (x *execution) audit(ctx context.Context, w audit.World, before audit.Snapshot) error {
-	began := time.Now()
+	began, within := time.Now(), settleWithin
+	if x.run.Outages != nil {
+		within = healedWithin
+	}
 	for {
 		a, err := x.auditOnce(ctx, w, before)
 		if err != nil {
@@ -371,7 +370,7 @@ func (x *execution) audit(ctx context.Context, w audit.World, before audit.Snaps
 		x.run.Audit = a
 		clean := len(a.Lost)+len(a.Duplicates)+len(a.Orphans) == 0
 		took := time.Since(began)
-		if x.run.Outages == nil || clean || took > settleWithin {
+		if clean || took > within {
 			x.noteSettled(clean, took)
 			return nil
 		}
@@ -382,8 +381,8 @@ func (x *execution) audit(ctx context.Context, w audit.World, before audit.Snaps
 }
 
 func (x *execution) noteSettled(clean bool, took time.Duration) {
-	if x.run.Outages != nil && clean && took > auditAgain {
-		x.run.Notes = append(x.run.Notes, fmt.Sprintf("after the outages the stores were complete %s after the load", took.Round(time.Second)))
+	if clean && took > auditAgain {
+		x.run.Notes = append(x.run.Notes, fmt.Sprintf("the stores were complete %s after the load", took.Round(time.Second)))
 	}
 }
 
