@@ -85,7 +85,7 @@ func (c *gcConfig) check() (errs []error) {
 func checkURL(flag, address string) error {
 	u, err := url.Parse(address)
 	if address != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
-		return service.Wrong(flag, "want http://… or https://…")
+		return service.Wrong(flag, "is unusable: want http://… or https://…")
 	}
 	return nil
 }

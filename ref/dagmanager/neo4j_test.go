@@ -156,8 +156,8 @@ func TestStartWithoutTheGraph(t *testing.T) {
 	}
 }
 
-// command runs a command of the program.
-func command(t *testing.T, env map[string]string, args ...string) (code int, out, errs string) {
+// cli runs a command of the program.
+func cli(t *testing.T, env map[string]string, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
 	code = Command(t.Context(), service.IO{Args: args, Getenv: func(name string) string { return env[name] }, Out: &o, Err: &e})
@@ -168,12 +168,12 @@ func TestSchemaCommands(t *testing.T) {
 	url := nodestoretest.Server(t)
 	env := map[string]string{"PLUMBLINE_DAGMANAGER_NEO4J": url}
 	const all = "compute_pk, kafka_topic, compute_tags, queue_interval, compute_buffering_since"
-	command(t, env, "neo4j-rollback")
+	cli(t, env, "neo4j-rollback")
 	for _, c := range []struct{ command, want string }{
 		{"neo4j-rollback", "there is no schema, nothing to do"}, {"neo4j-init", "made " + all}, {"neo4j-init", "the schema is there, nothing to do"},
 		{"neo4j-rollback", "dropped " + all}, {"neo4j-init", "made " + all},
 	} {
-		code, out, errs := command(t, env, c.command)
+		code, out, errs := cli(t, env, c.command)
 		if code != 0 || out != c.command+": "+c.want+"\n" || errs != "" {
 			t.Errorf("%s: exit %d, %q, %q", c.command, code, out, errs)
 		}
@@ -191,7 +191,7 @@ func TestBadCommandLines(t *testing.T) {
 		{[]string{"neo4j-init", "--nope"}, 2, "nope"}, {[]string{"neo4j-init", "--neo4j", "bolt://127.0.0.1:1", "x"}, 2, `"x"`},
 		{[]string{"neo4j-init", "--neo4j", "bolt://127.0.0.1:1", "--neo4j-password", "secret", "--neo4j-retry", "10ms"}, 1, "not available"},
 	} {
-		code, out, errs := command(t, nil, c.args...)
+		code, out, errs := cli(t, nil, c.args...)
 		if code != c.code || out != "" || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, c.says) || strings.Contains(errs, "secret") {
 			t.Errorf("%q: exit %d, %q, %q", c.args, code, out, errs)
 		}

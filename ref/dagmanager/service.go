@@ -124,7 +124,7 @@ func (c *Config) checkLimits() (errs []error) {
 // Spec describes the DAG Manager as a service.
 func Spec() service.Spec {
 	var c Config
-	return service.Spec{Name: "dagmanager", Flags: c.flags, Keys: keys, Check: c.check,
+	return service.Spec{Name: "dagmanager", About: commandsHelp(), Flags: c.flags, Keys: keys, Check: c.check,
 		Beside: []string{"gateway", "worldservice", "telemetry"}, Production: []string{"neo4j", "kafka", "controlbus", "controlbus-queue-topic"},
 		Start: func(ctx context.Context, rt *service.Runtime) error { return start(ctx, rt, c) }}
 }

@@ -11,7 +11,7 @@ import (
 // schema is there before the first diff.
 func TestStartWaitsForASlowGraph(t *testing.T) {
 	url := nodestoretest.Server(t)
-	command(t, map[string]string{"PLUMBLINE_DAGMANAGER_NEO4J": url}, "neo4j-rollback")
+	cli(t, map[string]string{"PLUMBLINE_DAGMANAGER_NEO4J": url}, "neo4j-rollback")
 	gate := nodestoretest.NewGate(t, url)
 	gate.Mute()
 	spoken := make(chan struct{})
@@ -22,7 +22,7 @@ func TestStartWaitsForASlowGraph(t *testing.T) {
 	}()
 	run(t, "--neo4j", gate.URL(), "--neo4j-timeout", "1s")
 	<-spoken
-	_, out, _ := command(t, map[string]string{"PLUMBLINE_DAGMANAGER_NEO4J": url}, "neo4j-init")
+	_, out, _ := cli(t, map[string]string{"PLUMBLINE_DAGMANAGER_NEO4J": url}, "neo4j-init")
 	if out != "neo4j-init: the schema is there, nothing to do\n" {
 		t.Errorf("when the manager was ready: %s", out)
 	}

@@ -1,6 +1,7 @@
 // Command dagmanager is the reference DAG Manager: it diffs strategy graphs and
-// gives new nodes their topics. As "dagmanager neo4j-init" and "dagmanager
-// neo4j-rollback" it makes and drops the schema of its graph database.
+// gives new nodes their topics. Besides serving it has commands, which
+// "dagmanager --help" lists: diff, topics, gc, export, config check, neo4j-init
+// and neo4j-rollback.
 package main
 
 import (

@@ -1,7 +1,7 @@
 package gc
 
 import (
-	"fmt"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -18,16 +18,18 @@ type Policy struct {
 // String gives the policy as ParsePolicy reads it.
 func (p Policy) String() string { return p.TTL.String() + "+" + p.Grace.String() }
 
+var errPolicy = errors.New("want TTL+GRACE, two durations such as 168h+24h")
+
 // Set reads TTL+GRACE, two durations, for flags. Archive stays.
 func (p *Policy) Set(text string) error {
 	ttl, grace, both := strings.Cut(text, "+")
 	t, err := time.ParseDuration(ttl)
 	if err != nil || !both || t < 0 {
-		return fmt.Errorf("%q: want TTL+GRACE, two durations such as 168h+24h", text)
+		return errPolicy
 	}
 	g, err := time.ParseDuration(grace)
 	if err != nil || g < 0 {
-		return fmt.Errorf("%q: want TTL+GRACE, two durations such as 168h+24h", text)
+		return errPolicy
 	}
 	p.TTL, p.Grace = t, g
 	return nil

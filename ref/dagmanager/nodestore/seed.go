@@ -18,7 +18,7 @@ type seedNode struct {
 	CodeHash       string           `json:"code_hash"`
 	SchemaHash     string           `json:"schema_hash"`
 	SchemaCompatID string           `json:"schema_compat_id"`
-	SchemaID       string           `json:"schema_id"`
+	SchemaID       string           `json:"schema_id,omitempty"`
 	Interval       *int64           `json:"interval"`
 	Period         *int64           `json:"period"`
 	Bucket         *int64           `json:"bucket"`
@@ -26,11 +26,11 @@ type seedNode struct {
 	Topic          *string          `json:"topic"`
 	Global         bool             `json:"global"`
 	ComputeKeys    []string         `json:"compute_keys"`
-	Since          *int64           `json:"buffering_since"`     // ms
-	SinceByKey     map[string]int64 `json:"buffering_since_ctx"` // ms
-	SentinelID     string           `json:"sentinel_id"`
-	Version        string           `json:"version"`
-	CreatedAt      int64            `json:"created_at"` // ms
+	Since          *int64           `json:"buffering_since,omitempty"`     // ms
+	SinceByKey     map[string]int64 `json:"buffering_since_ctx,omitempty"` // ms
+	SentinelID     string           `json:"sentinel_id,omitempty"`
+	Version        string           `json:"version,omitempty"`
+	CreatedAt      int64            `json:"created_at,omitempty"` // ms
 }
 
 // Load reads a graph in node-link JSON, as the in-memory store of other DAG

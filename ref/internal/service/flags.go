@@ -230,7 +230,7 @@ func usage(out io.Writer, fs *flag.FlagSet, spec Spec) {
 key of the configuration file's section %[1]q (dashes as underscores). The flag wins
 over the environment, the environment over the file.
 "%[1]s config check [--config FILE]" prints what would be in force, secrets masked.
-`, spec.Name, EnvName(spec.Name, ""))
+%[3]s`, spec.Name, EnvName(spec.Name, ""), spec.About)
 	fs.SetOutput(out)
 	fs.PrintDefaults()
 }

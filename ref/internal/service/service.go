@@ -42,6 +42,8 @@ type Spec struct {
 	// --admin-listen, --config, --profile, --log-level and --drain. It may be called more
 	// than once, and each call puts the defaults back. May be nil.
 	Flags func(*FlagSet)
+	// About is what --help says besides flags; may be "".
+	About string
 	// Keys are further names of flags in the configuration file, with a dot
 	// between a group and its member; "/telemetry.endpoint" stands outside of
 	// the service's section. Each flag is a key of that section already, its
