@@ -207,7 +207,7 @@ func (in *invocation) checkGraph(optional bool) []error {
 		return nil
 	}
 	if err := nodestore.CheckNeo4jURL(in.neo4j.URL); err != nil {
-		return []error{service.Wrong("neo4j", "%s", err)}
+		return []error{fmt.Errorf("--neo4j: %w", err)}
 	}
 	return nil
 }
