@@ -1,6 +1,11 @@
 package gateway
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,9 +50,16 @@ type Config struct {
 	WorldServiceRetries int
 	NoWorldService      bool
 
+	SharedAccount     bool
+	SharedMaxGross    optionalFloat
+	SharedMaxNet      optionalFloat
+	SharedMinHeadroom optionalFloat
+
 	EventsURL         string
 	EventsFallbackURL string
 	EventsTTL         time.Duration
+	EventsTrust       string // comma list of KID=KEY
+	FillSecret        string
 }
 
 func (c *Config) flags(fs *service.FlagSet) {
@@ -82,9 +94,15 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.DurationVar(&c.WorldServiceTimeout, "worldservice-timeout", 300*time.Millisecond, "how `long` one request to the WorldService may take")
 	fs.IntVar(&c.WorldServiceRetries, "worldservice-retries", 2, "how often a request to the WorldService is repeated that got no answer")
 	fs.BoolVar(&c.NoWorldService, "no-worldservice", false, "do as if --worldservice-url were empty")
+	fs.BoolVar(&c.SharedAccount, "shared-account", false, "let worlds share an account in /rebalancing/execute")
+	fs.Var(&c.SharedMaxGross, "shared-account-max-gross", "largest gross `notional` of orders in a shared account; empty: any")
+	fs.Var(&c.SharedMaxNet, "shared-account-max-net", "largest net `notional` of a shared account; empty: any")
+	fs.Var(&c.SharedMinHeadroom, "shared-account-min-headroom", "least `share` of a shared account's equity that must stay free; empty: any")
 	fs.StringVar(&c.EventsURL, "events-url", "wss://gateway/ws/evt", "`URL` of the event stream as clients reach it")
 	fs.StringVar(&c.EventsFallbackURL, "events-fallback-url", "wss://gateway/ws", "`URL` of the stream without tokens as clients reach it")
 	fs.DurationVar(&c.EventsTTL, "events-ttl", 5*time.Minute, "how `long` an event token is valid")
+	fs.StringVar(&c.EventsTrust, "events-trust", "", "comma list of `KID=KEY`, Ed25519 public keys in base64url: tokens of theirs are accepted too")
+	service.SecretVar(fs, &c.FillSecret, "fill-secret", "`SECRET` that signs fills; also QMTL_FILL_SECRET; empty: no signature is valid")
 	fs.IntVar(&c.Capabilities.RebalanceSchemaVersion, "rebalance-schema-version", 1, "capability that /health announces")
 	fs.BoolVar(&c.Capabilities.AlphaMetricsCapable, "alpha-metrics-capable", false, "capability that /health announces")
 	fs.StringVar(&c.Capabilities.ComputeContextContract, "compute-context-contract", "", "capability that /health announces, unless empty")
@@ -103,6 +121,42 @@ var keys = map[string]service.Key{
 	"events.stream_url":   {Flag: "events-url"},
 
 	"enable_worldservice_proxy": {Flag: "no-worldservice", As: service.Not},
+
+	"shared_account_policy.enabled":             {Flag: "shared-account"},
+	"shared_account_policy.max_gross_notional":  {Flag: "shared-account-max-gross"},
+	"shared_account_policy.max_net_notional":    {Flag: "shared-account-max-net"},
+	"shared_account_policy.min_margin_headroom": {Flag: "shared-account-min-headroom"},
+
+	"/worldservice.url":                {Flag: "worldservice-url"},
+	"/worldservice.timeout":            {Flag: "worldservice-timeout"},
+	"/worldservice.retries":            {Flag: "worldservice-retries"},
+	"/worldservice.enable_proxy":       {Flag: "no-worldservice", As: service.Not},
+	"/worldservice.enforce_live_guard": {Flag: "allow-live", As: service.Not},
+}
+
+// optionalFloat is a number that may be left open.
+type optionalFloat struct{ value *float64 }
+
+// Set reads the number; nothing leaves it open.
+func (o *optionalFloat) Set(text string) error {
+	o.value = nil
+	if text == "" {
+		return nil
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return errors.New("want a number")
+	}
+	o.value = &n
+	return nil
+}
+
+// String is the number as it can be set.
+func (o *optionalFloat) String() string {
+	if o == nil || o.value == nil {
+		return ""
+	}
+	return strconv.FormatFloat(*o.value, 'g', -1, 64)
 }
 
 // check gives every mistake.
@@ -121,7 +175,24 @@ func (c *Config) check() []error {
 	if c.Kafka != "" && c.CommitLogTopic == "" {
 		errs = append(errs, service.Wrong("commitlog-topic", "must not be empty"))
 	}
+	if _, err := c.trusted(); err != nil {
+		errs = append(errs, service.Wrong("events-trust", "%v", err))
+	}
 	return append(errs, c.checkLimits()...)
+}
+
+// trusted are the public keys of others whose tokens are accepted, by kid.
+func (c *Config) trusted() (map[string]ed25519.PublicKey, error) {
+	all := map[string]ed25519.PublicKey{}
+	for _, one := range list(c.EventsTrust) {
+		kid, text, _ := strings.Cut(one, "=")
+		key, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(text, "="))
+		if err != nil || kid == "" || kid == keyID || len(key) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("%q: want KID=KEY, a kid that is not %q and 32 bytes in base64url", one, keyID)
+		}
+		all[kid] = key
+	}
+	return all, nil
 }
 
 // redisOptions reads the address of Redis: HOST:PORT, or a URL that may hold

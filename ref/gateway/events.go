@@ -10,7 +10,6 @@ import (
 	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/gateway/world"
-	"qmtl.internal/plumbline/ref/internal/service"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
@@ -18,13 +17,22 @@ import (
 // keyID names the one key that signs this process's event tokens.
 const keyID = "default"
 
-// openStream puts the event stream behind tokens in front of h; new clients are
-// told what first knows.
-func openStream(rt *service.Runtime, c *Config, h *hub.Hub, first snapshots) (*hub.Stream, error) {
+// openKeys makes the key of this process and trusts those of others.
+func openKeys(c *Config) (*hub.Keys, error) {
 	keys, err := hub.NewKeys(keyID)
 	if err != nil {
 		return nil, err
 	}
+	others, err := c.trusted()
+	for kid, public := range others {
+		keys.Trust(kid, public)
+	}
+	return keys, err
+}
+
+// openStream puts the event stream behind tokens in front of h; new clients are
+// told what first knows.
+func openStream(c *Config, h *hub.Hub, keys *hub.Keys, first snapshots) (*hub.Stream, error) {
 	s, err := hub.NewStream(h, keys, hub.StreamConfig{
 		URL: c.EventsURL, Fallback: c.EventsFallbackURL, TTL: c.EventsTTL,
 		Snapshot: func(ctx context.Context, asked url.Values, grant hub.Grant) []contract.Event {

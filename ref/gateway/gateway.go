@@ -17,9 +17,11 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"qmtl.internal/plumbline/ref/dag"
+	"qmtl.internal/plumbline/ref/gateway/fills"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/model"
+	"qmtl.internal/plumbline/ref/gateway/rebalance"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/gateway/world"
 	"qmtl.internal/plumbline/ref/internal/service"
@@ -33,6 +35,8 @@ type Gateway struct {
 	log      *slog.Logger
 	pipeline *submit.Pipeline
 	proxy    *world.Proxy
+	fills    *fills.Handler
+	orders   *rebalance.Handler
 	monitor  *health.Monitor
 	metrics  prometheus.Gatherer
 	events   *hub.Hub    // WebSocket upgrades of /ws
@@ -50,10 +54,13 @@ func (g *Gateway) Handler() http.Handler {
 	rt.add(http.MethodPost, "/strategies", g.submit(http.StatusAccepted, g.pipeline.Submit))
 	rt.add(http.MethodPost, "/strategies/dry-run", g.submit(http.StatusOK, g.pipeline.DryRun))
 	rt.add(http.MethodGet, "/strategies/{strategy_id}/status", g.strategyStatus)
+	rt.add(http.MethodPost, "/strategies/{strategy_id}/history", g.history())
 	rt.add(http.MethodGet, "/queues/by_tag", g.queuesByTag)
+	rt.add(http.MethodPost, "/fills", g.fills.ServeHTTP)
 	rt.add(http.MethodPost, "/events/subscribe", g.stream.Subscribe)
 	rt.add(http.MethodGet, "/events/jwks", g.stream.JWKS)
 	rt.add(http.MethodGet, "/events/schema", g.stream.Schema)
+	rt.add(http.MethodPost, "/rebalancing/execute", g.orders.ServeHTTP)
 	for _, one := range g.proxy.Routes() {
 		rt.add(one.Method, one.Path, one.Handler)
 	}

@@ -80,7 +80,7 @@ func newStand(t *testing.T, options ...standOption) *stand {
 
 func newKafka(t *testing.T) *kfake.Cluster {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "gateway.ingest", "queue"))
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "gateway.ingest", "queue", "trade.fills"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"qmtl.internal/plumbline/ref/gateway/controlbus"
+	"qmtl.internal/plumbline/ref/gateway/fills"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/hub"
+	"qmtl.internal/plumbline/ref/gateway/rebalance"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/gateway/world"
 	"qmtl.internal/plumbline/ref/internal/service"
@@ -30,6 +32,7 @@ func Spec() service.Spec {
 		Name:       "gateway",
 		Flags:      c.flags,
 		Keys:       keys,
+		Env:        map[string]string{"QMTL_FILL_SECRET": "fill-secret"},
 		Beside:     []string{"dagmanager", "worldservice", "telemetry"},
 		Production: []string{"redis", "kafka", "controlbus-topics", "commitlog-topic"},
 		Check:      c.check,
@@ -48,10 +51,11 @@ func start(rt *service.Runtime, c *Config) error {
 	if err != nil {
 		return err
 	}
-	commitLog, err := openCommitLog(rt, c)
+	producer, err := openProducer(rt, c)
 	if err != nil {
 		return err
 	}
+	commitLog := openCommitLog(c, producer)
 	events, err := openHub(rt)
 	if err != nil {
 		return err
@@ -66,7 +70,11 @@ func start(rt *service.Runtime, c *Config) error {
 	degradeLevel(rt.Metrics)
 	registry := submit.NewRegistry(rdb, c.Plan)
 	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
-	stream, err := openStream(rt, c, events, snapshots{manager, worlds})
+	tokens, err := openKeys(c)
+	if err != nil {
+		return err
+	}
+	stream, err := openStream(c, events, tokens, snapshots{manager, worlds})
 	if err != nil {
 		return err
 	}
@@ -83,6 +91,8 @@ func start(rt *service.Runtime, c *Config) error {
 		maxBody: c.MaxBody,
 		bodies:  semaphore.NewWeighted(allRoom),
 		guard:   !c.AllowLive,
+		fills:   openFills(rt, c, tokens, producer),
+		orders:  openRebalancing(rt, c, worlds, commitLog),
 		proxy: &world.Proxy{
 			Client: worlds, Guard: !c.AllowLive, Version: int64(c.Capabilities.RebalanceSchemaVersion), MaxBody: c.MaxBody,
 		},
@@ -231,7 +241,39 @@ func openDagManager(rt *service.Runtime, c *Config) (*grpc.ClientConn, error) {
 }
 
 // openCommitLog gives nil when there is no Kafka.
-func openCommitLog(rt *service.Runtime, c *Config) (*submit.CommitLog, error) {
+func openCommitLog(c *Config, producer *kgo.Client) *submit.CommitLog {
+	if producer == nil {
+		return nil
+	}
+	return submit.NewCommitLog(producer, c.CommitLogTopic, fingerprint(), c.CommitLogTimeout, c.CommitLogBytes)
+}
+
+func openFills(rt *service.Runtime, c *Config, tokens *hub.Keys, producer *kgo.Client) *fills.Handler {
+	return fills.New(fills.Config{
+		Claims: func(token string, now time.Time) (map[string]any, error) {
+			return tokens.Claims(token, fills.Audience, now)
+		},
+		Secret: c.FillSecret, Producer: producer, Limit: c.CommitLogTimeout, Fingerprint: fingerprint(), MaxBody: c.MaxBody,
+		Metrics: rt.Metrics, Log: rt.Log,
+	})
+}
+
+func openRebalancing(rt *service.Runtime, c *Config, worlds *world.Client, commitLog *submit.CommitLog) *rebalance.Handler {
+	e := &rebalance.Executor{
+		Worlds: worlds, Version: int64(c.Capabilities.RebalanceSchemaVersion), Alpha: c.Capabilities.AlphaMetricsCapable,
+		Account: rebalance.Account{
+			Enabled: c.SharedAccount, MaxGross: c.SharedMaxGross.value, MaxNet: c.SharedMaxNet.value, MinHeadroom: c.SharedMinHeadroom.value,
+		},
+		Metrics: rebalance.NewMetrics(rt.Metrics),
+	}
+	if commitLog != nil {
+		e.Log = commitLog
+	}
+	return &rebalance.Handler{Executor: e, Guard: !c.AllowLive, MaxBody: c.MaxBody, Logger: rt.Log}
+}
+
+// openProducer gives what writes to Kafka, nil when there is none.
+func openProducer(rt *service.Runtime, c *Config) (*kgo.Client, error) {
 	if c.Kafka == "" {
 		return nil, nil
 	}
@@ -257,8 +299,8 @@ func openCommitLog(rt *service.Runtime, c *Config) (*submit.CommitLog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kafka %s: %w", c.Kafka, err)
 	}
-	rt.OnStop("commit log", func(context.Context) error { client.Close(); return nil })
-	return submit.NewCommitLog(client, c.CommitLogTopic, fingerprint(), c.CommitLogTimeout, c.CommitLogBytes), nil
+	rt.OnStop("kafka producer", func(context.Context) error { client.Close(); return nil })
+	return client, nil
 }
 
 // fingerprint says what wrote a record.

@@ -73,22 +73,31 @@ func (k *Keys) Sign(world, strategy string, topics []string, now time.Time, ttl 
 	return token, nil
 }
 
-// Verify checks signature, audience (Audience for the stream) and expiry, in whole seconds; a token
-// without exp never expires. Anything else than EdDSA, "none" above all, is
-// refused.
+// Verify gives what a token of the stream grants; see Claims.
 func (k *Keys) Verify(token, audience string, now time.Time) (Grant, error) {
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithoutClaimsValidation(), jwt.WithJSONNumber())
-	claims := jwt.MapClaims{}
-	if _, err := parser.ParseWithClaims(token, claims, k.find); err != nil {
-		return Grant{}, fmt.Errorf("%w: %w", ErrToken, err)
-	}
-	if aud, ok := claims["aud"].(string); !ok || aud != audience {
-		return Grant{}, fmt.Errorf("%w: audience %v, want %s", ErrToken, claims["aud"], audience)
-	}
-	if err := expired(claims["exp"], now); err != nil {
+	claims, err := k.Claims(token, audience, now)
+	if err != nil {
 		return Grant{}, err
 	}
 	return Grant{World: textOf(claims["world_id"]), Strategy: textOf(claims["strategy_id"]), Topics: NormalizeTopics(claims["topics"])}, nil
+}
+
+// Claims checks signature, audience (Audience for the stream) and expiry, in whole seconds; a token
+// without exp never expires. Anything else than EdDSA, "none" above all, is
+// refused.
+func (k *Keys) Claims(token, audience string, now time.Time) (map[string]any, error) {
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithoutClaimsValidation(), jwt.WithJSONNumber())
+	claims := jwt.MapClaims{}
+	if _, err := parser.ParseWithClaims(token, claims, k.find); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	if aud, ok := claims["aud"].(string); !ok || aud != audience {
+		return nil, fmt.Errorf("%w: audience %v, want %s", ErrToken, claims["aud"], audience)
+	}
+	if err := expired(claims["exp"], now); err != nil {
+		return nil, err
+	}
+	return claims, nil
 }
 
 func (k *Keys) find(t *jwt.Token) (any, error) {

@@ -45,6 +45,16 @@ func Unreadable() *contract.Problem {
 	return &contract.Problem{Status: http.StatusBadRequest, Detail: pyjson.OfString("There was an error parsing the body")}
 }
 
+// Unread is the answer to a body that could not be read, which may be for its
+// size: http.MaxBytesReader lets no more than limit bytes through.
+func Unread(err error, limit int64) *contract.Problem {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return TooLarge("the request body", limit)
+	}
+	return Unreadable()
+}
+
 // isJSON: application/json, or application/<anything>+json.
 func isJSON(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")

@@ -41,15 +41,20 @@ func (c *CommitLog) Fits(value []byte) bool { return len(value)+recordOverhead <
 // errUnsettled: the producer still has the record, which may yet arrive.
 var errUnsettled = errors.New("not acknowledged in time")
 
-// Publish writes value for a strategy and returns when it is stored. The error
-// wraps ErrCommitLog; with errUnsettled value still belongs to the producer.
+// Publish writes value for a strategy as Write does.
 func (c *CommitLog) Publish(ctx context.Context, strategyID string, value []byte) error {
+	return c.Write(ctx, recordKey(strategyID), value)
+}
+
+// Write writes a record and returns when it is stored. The error wraps
+// ErrCommitLog; with errUnsettled value still belongs to the producer.
+func (c *CommitLog) Write(ctx context.Context, key string, value []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
 	done := make(chan error, 1)
 	c.client.TryProduce(ctx, &kgo.Record{
 		Topic:   c.topic,
-		Key:     []byte(recordKey(strategyID)),
+		Key:     []byte(key),
 		Value:   value,
 		Headers: []kgo.RecordHeader{{Key: "rfp", Value: c.fingerprint}},
 	}, func(_ *kgo.Record, err error) { done <- err })

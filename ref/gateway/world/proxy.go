@@ -181,7 +181,7 @@ func Body(w http.ResponseWriter, r *http.Request, limit int64, enabled bool, t m
 	)
 	if t != nil {
 		if raw, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit)); err != nil {
-			return pyjson.Value{}, unread(err, limit)
+			return pyjson.Value{}, model.Unread(err, limit)
 		}
 		body, err = model.Body(r.Header.Get("Content-Type"), raw)
 	}
@@ -198,14 +198,6 @@ func Body(w http.ResponseWriter, r *http.Request, limit int64, enabled bool, t m
 		return pyjson.Value{}, model.Unprocessable("body", mistakes...)
 	}
 	return body, nil
-}
-
-func unread(err error, limit int64) error {
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
-		return model.TooLarge("the request body", limit)
-	}
-	return model.Unreadable()
 }
 
 // passedOn gives the named parameters of a request.

@@ -150,17 +150,20 @@ func EnvName(service, flag string) string {
 }
 
 func (s *settings) readEnv(getenv func(string) string) (errs []error) {
-	s.fs.VisitAll(func(f *flag.Flag) {
-		name := EnvName(s.spec.Name, f.Name)
+	read := func(name, to string) {
 		v := getenv(name)
 		if v == "" {
 			return
 		}
-		if err := s.fs.Set(f.Name, v); err != nil {
+		if err := s.fs.Set(to, v); err != nil {
 			errs = append(errs, fmt.Errorf("environment variable %s=%q: %w", name, mask(v), err))
 		}
-		s.from[f.Name] = "environment variable " + name
-	})
+		s.from[to] = "environment variable " + name
+	}
+	for name, to := range s.spec.Env {
+		read(name, to)
+	}
+	s.fs.VisitAll(func(f *flag.Flag) { read(EnvName(s.spec.Name, f.Name), f.Name) })
 	return errs
 }
 

@@ -49,6 +49,9 @@ type Spec struct {
 	// the service's section. Each flag is a key of that section already, its
 	// dashes as underscores.
 	Keys map[string]Key
+	// Env are further names of environment variables, with the flag that each
+	// stands for; the flag's own variable wins.
+	Env map[string]string
 	// Beside are the sections of the configuration file that others read.
 	Beside []string
 	// Production are the flags that must not be empty in the profile prod.
