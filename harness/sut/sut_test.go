@@ -449,7 +449,7 @@ func needCgroup(t *testing.T, way string) {
 		}
 	}
 	if errors.Is(err, errNoCgroup) {
-		t.Skip("allowed: ", err)
+		t.Skip("allowed: no control group to limit memory with: ", err)
 	} else if err != nil {
 		t.Fatal(err)
 	}

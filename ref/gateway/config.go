@@ -70,7 +70,7 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.StringVar(&c.DagManager, "dagmanager", "127.0.0.1:50051", "`HOST:PORT` of the DAG Manager's gRPC interface")
 	fs.StringVar(&c.CommitLogTopic, "commitlog-topic", "gateway.ingest", "`topic` of the commit log")
 	fs.DurationVar(&c.CommitLogTimeout, "commitlog-timeout", 3*time.Second, "how `long` a record may take to be stored, at least 1s")
-	fs.DurationVar(&c.CommitLogLinger, "commitlog-linger", time.Millisecond, "how `long` to wait for more records before a batch is sent")
+	fs.DurationVar(&c.CommitLogLinger, "commitlog-linger", 0, "how `long` to wait for more records before a batch is sent")
 	fs.IntVar(&c.CommitLogBytes, "commitlog-max-bytes", 1_000_000, "largest record in `bytes`; what exceeds it is answered 413")
 	fs.StringVar(&c.ControlBusTopics, "controlbus-topics", "activation,policy,queue,sentinel_weight,rebalancing_planned", "comma `list` of ControlBus topics; empty: none")
 	fs.StringVar(&c.ControlBusGroup, "controlbus-group", "gateway", "consumer `group` of the ControlBus")
