@@ -48,6 +48,10 @@ test: ## all tests; those that need containers skip with a counted reason where 
 	ref/dagmanager/nodestore/nodestoretest/with-neo4j.sh \
 	  $(GOTESTSUM) --format pkgname --jsonfile .artifacts/test.json -- -timeout 15m ./...
 
+.PHONY: mutants
+mutants: build ## blind the gate in every way we know, and ask that it turns red each time
+	go run ./harness/cmd/mutants --bin-dir bin
+
 .PHONY: check
 check: ## what must hold before a change lands: format, vet, staticcheck, complexity, walls, generated files, races
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'not formatted (run gofmt -w):'; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -111,6 +111,11 @@ func (j *judge) latency() {
 	if !j.asked(StageLoad) || j.cand.Load == nil {
 		return
 	}
+	held := slices.ContainsFunc(j.policy.Latency, func(l LatencyLimit) bool { return l.holdsFor(j.cand.Plan.Profile, j.cand.Provider.Kind) })
+	j.put(held, Invalid, Check{
+		Name: "latency.limited", Group: Latency,
+		Reason: whether(held, "the policy limits the latency of this profile", "the policy limits no latency of this profile on these backends"),
+	})
 	for _, l := range j.policy.Latency {
 		if !l.holdsFor(j.cand.Plan.Profile, j.cand.Provider.Kind) {
 			continue

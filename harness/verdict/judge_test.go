@@ -430,6 +430,29 @@ func TestReadPolicyRefuses(t *testing.T) {
 	}
 }
 
+// A waiver as the policy's file has it.
+func TestAWaiverIsReadFromThePolicy(t *testing.T) {
+	b, err := os.ReadFile("../../baselines/policy.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(b), `"waivers": []`, `"waivers": [{"check": "loss.lost", "only": "", "reason": "known", "until": "2026-12-31"}]`, 1)
+	p, err := verdict.ReadPolicy(strings.NewReader(text))
+	if err != nil || len(p.Waivers) != 1 || p.Waivers[0].Until.Format(time.DateOnly) != "2026-12-31" {
+		t.Fatalf("ReadPolicy = %+v, %v", p.Waivers, err)
+	}
+	again, err := json.Marshal(p.Waivers[0])
+	if err != nil || !strings.Contains(string(again), `"until":"2026-12-31"`) {
+		t.Errorf("Marshal = %s, %v", again, err)
+	}
+}
+
+func TestWhatNobodyLookedAtIsNotGreen(t *testing.T) {
+	if zero := verdict.Verdict(0); zero != verdict.Unjudged || zero.String() != "unjudged" || verdict.Pass.String() != "pass" {
+		t.Errorf("the zero verdict is %s; what nobody looked at must not be green", zero)
+	}
+}
+
 func TestWorstAndText(t *testing.T) {
 	if verdict.Worst() != verdict.Unjudged {
 		t.Error("Worst of nothing is not unjudged")

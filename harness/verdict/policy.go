@@ -118,6 +118,18 @@ func (d *Date) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// UnmarshalJSON reads a day; that of the embedded time reads no days.
+func (d *Date) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("%s is not a day like \"2026-01-31\"", b)
+	}
+	return d.UnmarshalText([]byte(s))
+}
+
+// MarshalJSON writes the day.
+func (d Date) MarshalJSON() ([]byte, error) { return json.Marshal(d.Format(time.DateOnly)) }
+
 // MarshalText writes the day.
 func (d Date) MarshalText() ([]byte, error) { return []byte(d.Format(time.DateOnly)), nil }
 
