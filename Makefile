@@ -52,6 +52,10 @@ test: ## all tests; those that need containers skip with a counted reason where 
 mutants: build ## blind the gate in every way we know, and ask that it turns red each time
 	go run ./harness/cmd/mutants --bin-dir bin
 
+.PHONY: instrument
+instrument: ## print how late the load generator is, beside Go's timers; on an idle machine
+	go test -run '^$$' -bench Lag -benchtime 1x ./bench/load
+
 .PHONY: check
 check: ## what must hold before a change lands: format, vet, staticcheck, complexity, walls, generated files, races
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'not formatted (run gofmt -w):'; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -424,10 +424,10 @@ func slow(t *testing.T, d time.Duration) (url string) {
 // slots given to later ones, due times would run ahead by a second.
 func (k k6) testArrivalRate(t *testing.T) {
 	code, out, m := k.summary(t, map[string]string{"PLUMBLINE_TARGET": slow(t, 15*time.Millisecond),
-		"PLUMBLINE_RATE": "400", "PLUMBLINE_WINDOW": "2s", "PLUMBLINE_VUS": "3"})
+		"PLUMBLINE_RATE": "1000", "PLUMBLINE_WINDOW": "4s", "PLUMBLINE_VUS": "10"})
 	dropped, done := m["dropped_iterations"]["count"], m["iterations"]["count"]
-	if code != 99 || dropped+done != 800 || dropped < 200 {
-		t.Errorf("exit code %d, %v dropped + %v done; want 99, 800 in all\n%s", code, dropped, done, out)
+	if code != 99 || dropped+done != 4000 || dropped < 1300 {
+		t.Errorf("exit code %d, %v dropped + %v done; want 99, 4000 in all\n%s", code, dropped, done, out)
 	}
 	lag, latency := m["plumbline_lag"], m["plumbline_latency"]
 	if lag["count"] != done || lag["min"] < 0 || lag["med"] > 200 || latency["med"] < 15 || latency["med"] > 300 {

@@ -10,11 +10,7 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // poster posts to a server that answers by f.
 func poster(t *testing.T, f http.HandlerFunc) *Poster {
