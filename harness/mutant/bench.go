@@ -29,6 +29,7 @@ const policyText = `{
   "contract": { "min_passed": 3, "allowed_skips": {} },
   "fidelity": { "min_share": 0.95 },
   "latency": [{ "why": "wide: the machine may be busy", "profile": "", "provider": "", "p95_ms": 5000 }],
+  "memory": { "min_headroom": 0.05, "max_gc_share": 0.9, "max_leak_bytes_per_s": 4194304 },
   "faults": { "recovery_s": 5, "latency_ms": 150 },
   "complexity": { "limit": 10, "growth_limit": 10, "min_kept": 0.5 },
   "comparison": {

@@ -99,6 +99,13 @@ func recordMutants() []Mutant {
 		rec("probes that looked away", "measurement.probes", edit(series("heap_live_bytes", func(s *record.Series) { s.Points = s.Points[:1] }))),
 		rec("heap above the cap", "memory.heap", edit(series("heap_live_bytes", func(s *record.Series) { s.Points[len(s.Points)-1][1] = 1 << 40 }))),
 		rec("heap grown beyond the base", "baseline.heap", edit(series("heap_live_bytes", func(s *record.Series) { s.Points[len(s.Points)-1][1] = 120 << 20 }))),
+		rec("a heap that grows without end", "memory.leak", edit(series("heap_live_bytes", func(s *record.Series) {
+			for i := range s.Points {
+				s.Points[i][1] = 5e6 + 8e6*s.Points[i][0]
+			}
+		}))),
+		rec("growth of the heap made smaller by hand", "measurement.consistent", forge(metric(record.HeapSlope, func(m *record.Measure) { m.Value = -1 }))),
+		rec("a cap that leaves no room", "memory.headroom", edit(series("heap_live_bytes", func(s *record.Series) { s.Points[len(s.Points)-1][1] = 127 << 20 }))),
 		rec("a cap that nobody kept", "measurement.cap", edit(func(r *record.Run) { processes(r, func(p *record.SUTProcess) { p.Limit = "none" }) })),
 		rec("a cap taken out of the plan", "measurement.cap", edit(func(r *record.Run) { r.Plan.HeapCap = 0 })),
 		rec("the SUT died", "memory.alive", edit(func(r *record.Run) { r.SUT.Processes[0].Died = "signal: killed" })),

@@ -59,6 +59,7 @@ func Derive(r *Run) (Metrics, map[string]string) {
 	d.audit(r)
 	d.outages(r)
 	d.memory(r)
+	d.strain(r)
 	d.complexity(r)
 	d.fidelity(r)
 	return d.have, d.absent

@@ -215,6 +215,8 @@ const (
 	Count        Unit = "1"
 	PerSecond    Unit = "1/s"
 	Ratio        Unit = "ratio"
+
+	BytesPerSecond Unit = "B/s"
 )
 
 // Metrics holds what was measured. What was not measured has no entry.

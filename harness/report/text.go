@@ -20,6 +20,8 @@ func amount(v float64, u record.Unit) string {
 		return decimals(v) + " s"
 	case record.Bytes:
 		return bytesText(v)
+	case record.BytesPerSecond:
+		return bytesText(v) + "/s"
 	case record.PerSecond:
 		return thousands(v, 1) + "/s"
 	case record.Ratio:

@@ -145,7 +145,8 @@ func figureSpecs() []figureSpec {
 		{"stored", []label{{record.Lost, "lost"}, {record.Duplicates, "duplicates"}, {record.Orphans, "orphans"}}},
 		{"latency", []label{{record.P50, "p50"}, {record.P95, "p95"}, {record.P99, "p99"}, {record.P999, "p99.9"}}},
 		{"rate", []label{{record.Throughput, "throughput"}, {record.GeneratorLagP99, "generator lag p99"}}},
-		{"memory", []label{{record.HeapPeak, "heap peak"}, {record.HeapCap, "heap cap"}, {record.RSSPeak, "RSS peak"}}},
+		{"memory", []label{{record.HeapPeak, "heap peak"}, {record.HeapCap, "heap cap"}, {record.RSSPeak, "RSS peak"},
+			{record.HeapHeadroom, "headroom"}, {record.GCShare, "GC share of CPU"}, {record.HeapSlope, "heap growth"}, {record.HeapSlopeLo, "of that at least"}, {record.HeapSlopeHi, "at most"}}},
 		{"complexity", []label{{record.ComplexityMax, "largest CC"}, {record.ComplexityOver, "functions over the limit"}}},
 	}
 }
@@ -198,6 +199,7 @@ func (v *view) checkOf(metric string) *verdict.Check {
 	names := map[string]string{
 		record.ContractPassed: "contract.passed", record.Dropped: "measurement.dropped", record.Lost: "loss.lost",
 		record.Duplicates: "loss.duplicates", record.Orphans: "loss.orphans", record.HeapPeak: "memory.heap",
+		record.HeapHeadroom: "memory.headroom", record.GCShare: "memory.gc", record.HeapSlope: "memory.leak",
 		record.GeneratorLagP99: "measurement.generator", record.ComplexityMax: "complexity.limit", record.FidelityShare: "fidelity.share",
 	}
 	want := cmp.Or(names[metric], "latency."+metric)

@@ -191,6 +191,46 @@ func (j *judge) memory() {
 	})
 }
 
+// strain asks how the process lived with its cap: what it left free, what its
+// collections cost, and whether its heap kept growing.
+func (j *judge) strain() {
+	if !j.asked(StageLoad) || j.cand.Load == nil || j.cand.Plan.HeapCap <= 0 {
+		return
+	}
+	p := j.policy.Memory
+	if m, err := j.cand.Metrics.Get(record.HeapHeadroom); err == nil && p.MinHeadroom > 0 {
+		j.put(m.Value >= p.MinHeadroom, Fail, Check{
+			Name: "memory.headroom", Group: Memory, Value: percent(m.Value), Limit: percent(p.MinHeadroom),
+			Reason: fmt.Sprintf("the live heap left %s of the cap free, at least %s must be", percent(m.Value), percent(p.MinHeadroom)),
+		})
+	}
+	if m, err := j.cand.Metrics.Get(record.GCShare); err == nil && p.MaxGCShare > 0 {
+		j.put(m.Value <= p.MaxGCShare, Fail, Check{
+			Name: "memory.gc", Group: Memory, Value: percent(m.Value), Limit: percent(p.MaxGCShare),
+			Reason: fmt.Sprintf("collections took %s of the CPU time of the window, at most %s may", percent(m.Value), percent(p.MaxGCShare)),
+		})
+	}
+	j.leak(p.MaxLeak)
+}
+
+// leak asks whether the live heap certainly grew faster than it may.
+func (j *judge) leak(most float64) {
+	slope, err := j.cand.Metrics.Get(record.HeapSlope)
+	if err != nil || most <= 0 {
+		return // the record says why there is no slope
+	}
+	lo, hi := j.cand.Metrics[record.HeapSlopeLo].Value, j.cand.Metrics[record.HeapSlopeHi].Value
+	c := Check{
+		Name: "memory.leak", Group: Memory, Value: mib(slope.Value) + "/s", Limit: mib(most) + "/s",
+		Reason: fmt.Sprintf("over the window the live heap grew by %s/s (%s/s to %s/s at 95 %%, %d collections), at most %s/s is tolerated",
+			mib(slope.Value), mib(lo), mib(hi), slope.N, mib(most)),
+	}
+	if lo <= most && hi > most {
+		c.Reason += "; more is not ruled out, a longer window would tell"
+	}
+	j.put(lo <= most, Fail, c)
+}
+
 func mib(b float64) string { return fmt.Sprintf("%.1f MiB", b/(1<<20)) }
 
 // complexity asks that no function is above the limit. Each that is, is a check

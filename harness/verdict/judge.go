@@ -58,7 +58,7 @@ type Base struct {
 func Judge(p Policy, base Base, cand *record.Run) Judged {
 	j := &judge{policy: p, base: base, cand: cand}
 	for _, put := range []func(){
-		j.measurement, j.contract, j.fidelity, j.loss, j.faults, j.latency, j.memory, j.complexity, j.baseline,
+		j.measurement, j.contract, j.fidelity, j.loss, j.faults, j.latency, j.memory, j.strain, j.complexity, j.baseline,
 	} {
 		put()
 	}

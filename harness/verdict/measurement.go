@@ -79,10 +79,22 @@ func (j *judge) ofOnePiece() {
 			off = append(off, fmt.Sprintf("%s is %s, its part says %s", name, shown(h, inMetrics), shown(w, inParts)))
 		}
 	}
+	off = append(off, j.strainOff(want)...)
 	j.put(len(off) == 0, Invalid, Check{
 		Name: "measurement.consistent", Group: Measurement, Details: off,
 		Reason: whether(len(off) == 0, "the figures follow from their parts", "figures do not follow from the parts they are taken from"),
 	})
+}
+
+// strainOff is the same for figures that records of an older plumbline lack.
+func (j *judge) strainOff(want record.Metrics) (off []string) {
+	for _, name := range record.MemoryFigures() {
+		w, inParts := want[name]
+		if h, there := j.cand.Metrics[name]; there && (!inParts || !sameMeasure(w, h)) {
+			off = append(off, fmt.Sprintf("%s is %s, its part says %s", name, shown(h, true), shown(w, inParts)))
+		}
+	}
+	return off
 }
 
 // sameMeasure leaves the warnings out: they say how a figure is to be read.

@@ -24,6 +24,7 @@ type Policy struct {
 	Contract    ContractPolicy    `json:"contract"`
 	Fidelity    FidelityPolicy    `json:"fidelity"`
 	Latency     []LatencyLimit    `json:"latency"`
+	Memory      MemoryPolicy      `json:"memory"`
 	Faults      FaultPolicy       `json:"faults"`
 	Complexity  ComplexityPolicy  `json:"complexity"`
 	Comparison  ComparisonPolicy  `json:"comparison"`
@@ -61,6 +62,16 @@ type LatencyLimit struct {
 	P95      *float64 `json:"p95_ms,omitempty"`
 	P99      *float64 `json:"p99_ms,omitempty"`
 	P999     *float64 `json:"p999_ms,omitempty"`
+}
+
+// MemoryPolicy says how a process must live with its heap cap. A zero is not
+// judged; the figure is shown all the same.
+type MemoryPolicy struct {
+	MinHeadroom float64 `json:"min_headroom,omitempty"` // share of the cap that the live heap must leave free
+	MaxGCShare  float64 `json:"max_gc_share,omitempty"` // of the CPU time that may go into collections
+	// MaxLeak is how fast the live heap may grow over the window, in bytes a
+	// second. It fails only when the whole interval of the slope lies above.
+	MaxLeak float64 `json:"max_leak_bytes_per_s,omitempty"`
 }
 
 // FaultPolicy says what is asked of a load into which faults were planned.
@@ -226,6 +237,9 @@ func (p Policy) checkWidth() (errs []error) {
 		}
 	}
 	within("measurement.generator_lag_p99_ms", p.Measurement.GeneratorLagP99, widestLagMS)
+	within("memory.min_headroom", p.Memory.MinHeadroom, 1)
+	within("memory.max_gc_share", p.Memory.MaxGCShare, 1)
+	within("memory.max_leak_bytes_per_s", p.Memory.MaxLeak, widestBytes)
 	within("complexity.limit", float64(p.Complexity.Limit), widestComplexity)
 	within("complexity.growth_limit", float64(p.Complexity.GrowthLimit), widestComplexity)
 	within("complexity.min_kept", p.Complexity.MinKept, 1)
