@@ -155,6 +155,7 @@ func TestK6(t *testing.T) {
 	t.Run("begin and end on k6's executor say what they hang on", k.testEstimated)
 	t.Run("a script's abort ends our executor", k.testAbort)
 	t.Run("mistakes in the executor's options are named", k.testArrivalMistakes)
+	t.Run("sub-metrics reach summary, JSON and Prometheus", k.testSubMetrics)
 }
 
 func (k k6) testGood(t *testing.T) {

@@ -38,6 +38,7 @@ Exit code 1: a function got more complex and is above the limit, or a new one is
 			return a.compareSnapshots(was, is, limit)
 		},
 	}
+	cmd.AddCommand(a.explain())
 	cmd.Flags().StringVar(&base, "base", "", "snapshot before: file, or folder of Go files")
 	cmd.Flags().StringVar(&candidate, "candidate", "", "snapshot after: file, or folder of Go files")
 	cmd.Flags().IntVar(&limit, "limit", complexity.Limit, "largest complexity that a new or changed function may have")
