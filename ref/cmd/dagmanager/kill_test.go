@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"qmtl.internal/plumbline/ref/dagmanager/nodestore/nodestoretest"
 	pb "qmtl.internal/plumbline/scenarios/contract/dagmanagerpb"
 )
 
@@ -52,21 +54,38 @@ func kills(t *testing.T) int {
 // either way no topic is left without a node, and no node without a topic.
 func TestKillBetweenTopicAndRegistration(t *testing.T) {
 	for seed := range kills(t) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { killOnce(t, uint64(seed)) })
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { killing{collections: 1}.run(t, uint64(seed)) })
 	}
 }
 
-func killOnce(t *testing.T, seed uint64) {
+// With a graph that outlives the process its claims stay too; a collector sees
+// one twice before it gives it up.
+func TestKillOnNeo4j(t *testing.T) {
+	url := nodestoretest.Server(t)
+	for seed := range kills(t) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			killing{collections: 2, flags: []string{"--neo4j", url, "--neo4j-timeout", "1m"}}.run(t, uint64(seed))
+		})
+	}
+}
+
+// killing is one way to kill a DAG Manager and see what becomes of its topics.
+type killing struct {
+	collections int
+	flags       []string
+}
+
+func (k killing) run(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	g := &gate{reached: make(chan struct{}), opened: make(chan struct{})}
 	cluster := broker(t, kfake.ListenFn(g.listen))
-	flags := []string{"--kafka", cluster.ListenAddrs()[0], "--replication", "1",
-		"--gc-drop", "always", "--gc-interval", "0", "--gc-indicator", "0s+0s", "--gc-claim-grace", "1ms"}
-	nodes, held := 1+rng.IntN(40), rng.IntN(3) > 0
-	first := serve(t, flags...)
+	k.flags = append([]string{"--kafka", cluster.ListenAddrs()[0], "--replication", "1",
+		"--gc-drop", "always", "--gc-interval", "0", "--gc-indicator", "0s+0s", "--gc-claim-grace", "1ms"}, k.flags...)
+	d, held := dag{strings.ToLower(crand.Text()[:8]), 1 + rng.IntN(40)}, rng.IntN(3) > 0
+	first := serve(t, k.flags...)
 	g.arm(cluster, held)
 	asked := make(chan error, 1)
-	go func() { _, err := ask(t.Context(), first, nodes); asked <- err }()
+	go func() { asked <- ask(t.Context(), first, d) }()
 	<-g.reached
 	time.Sleep(time.Duration(rng.IntN(10)) * time.Millisecond) // a seeded moment after it
 	first.end(syscall.SIGKILL)
@@ -75,29 +94,27 @@ func killOnce(t *testing.T, seed uint64) {
 	}
 	g.open()
 
-	queues := aftermath(t, serve(t, flags...), rng.IntN(3), nodes)
-	owned := map[string]bool{}
-	for node, topic := range queues {
-		owned[topic] = true
+	queues := map[string]bool{}
+	for _, topic := range k.aftermath(t, serve(t, k.flags...), rng.IntN(3), d) {
+		queues[topic] = true
 		if cluster.TopicInfo(topic) == nil {
-			t.Errorf("node %s has no topic %s", node, topic)
+			t.Errorf("queue %s has no topic", topic)
 		}
 	}
 	for _, topic := range topicsOf(t, cluster) {
-		if !owned[topic] {
+		if !queues[topic] {
 			t.Errorf("topic %s belongs to no node", topic)
 		}
 	}
 }
 
-// aftermath is one collection and, before it, beside it or not at all, the diff
-// of the client that comes again. It returns the queues that were registered.
-func aftermath(t *testing.T, m *manager, when, nodes int) (queues map[string]string) {
+// aftermath collects and, before it, beside it or not at all, diffs for the
+// client that comes again. It returns the queues that are registered then.
+func (k killing) aftermath(t *testing.T, m *manager, when int, d dag) []string {
 	t.Helper()
 	const before, beside = 0, 1
 	again := func() {
-		var err error
-		if queues, err = ask(t.Context(), m, nodes); err != nil {
+		if err := ask(t.Context(), m, d); err != nil {
 			t.Error(err)
 		}
 	}
@@ -108,9 +125,12 @@ func aftermath(t *testing.T, m *manager, when, nodes int) (queues map[string]str
 	case beside:
 		both.Go(again)
 	}
-	collect(t, m)
+	for range k.collections {
+		collect(t, m)
+		time.Sleep(2 * time.Millisecond) // the patience with claims
+	}
 	both.Wait()
-	return queues
+	return registered(t, m, d)
 }
 
 func topicsOf(t *testing.T, cluster *kfake.Cluster) []string {
@@ -127,36 +147,65 @@ func topicsOf(t *testing.T, cluster *kfake.Cluster) []string {
 	return all.Names()
 }
 
-// ask diffs a DAG of n nodes and returns the queue map.
-func ask(ctx context.Context, m *manager, n int) (map[string]string, error) {
-	conn, err := grpc.NewClient(m.ready.Addresses["grpc"], grpc.WithTransportCredentials(insecure.NewCredentials()))
+// dag is a DAG of n nodes that nobody else has.
+type dag struct {
+	tag string
+	n   int
+}
+
+func (d dag) json() string {
+	var nodes []string
+	for i := range d.n {
+		nodes = append(nodes, fmt.Sprintf(`{"node_id":"blake3:%04d%s","node_type":"N","code_hash":"%s%d","schema_hash":"s","interval":60,"tags":["%s"]}`,
+			i, d.tag, d.tag, i, d.tag))
+	}
+	return `{"nodes":[` + strings.Join(nodes, ",") + `]}`
+}
+
+func dial(m *manager) (*grpc.ClientConn, error) {
+	return grpc.NewClient(m.ready.Addresses["grpc"], grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// registered are the queues of the DAG's nodes.
+func registered(t *testing.T, m *manager, d dag) (topics []string) {
+	t.Helper()
+	conn, err := dial(m)
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
 	defer conn.Close()
-	var nodes []string
-	for i := range n {
-		nodes = append(nodes, fmt.Sprintf(`{"node_id":"blake3:%08d","node_type":"N","code_hash":"c%d","schema_hash":"s","interval":60,"tags":["t"]}`, i, i))
-	}
-	client := pb.NewDiffServiceClient(conn)
-	s, err := client.Diff(ctx, &pb.DiffRequest{StrategyId: "s", DagJson: `{"nodes":[` + strings.Join(nodes, ",") + `]}`})
+	found, err := pb.NewTagQueryClient(conn).GetQueues(t.Context(), &pb.TagQueryRequest{Tags: []string{d.tag}, Interval: 60})
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	queues := map[string]string{}
+	for _, q := range found.GetQueues() {
+		topics = append(topics, q.GetQueue())
+	}
+	return topics
+}
+
+// ask diffs a DAG.
+func ask(ctx context.Context, m *manager, d dag) error {
+	conn, err := dial(m)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := pb.NewDiffServiceClient(conn)
+	s, err := client.Diff(ctx, &pb.DiffRequest{StrategyId: "s", DagJson: d.json()})
+	if err != nil {
+		return err
+	}
 	for chunk := uint32(0); ; chunk++ {
 		c, err := s.Recv()
 		if errors.Is(err, io.EOF) {
-			return queues, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
-		}
-		for key, topic := range c.GetQueueMap() {
-			queues[key] = topic
+			return err
 		}
 		if _, err := client.AckChunk(ctx, &pb.ChunkAck{SentinelId: c.GetSentinelId(), ChunkId: chunk}); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }

@@ -68,8 +68,8 @@ func fileNode(v *vertex, r row) seedNode {
 func (s *Neo4j) Schema(ctx context.Context) ([]string, error) {
 	var out []string
 	for _, query := range []string{
-		"SHOW CONSTRAINTS YIELD name, createStatement RETURN createStatement ORDER BY name",
-		"SHOW INDEXES YIELD name, type, owningConstraint, createStatement WHERE owningConstraint IS NULL AND type <> 'LOOKUP' RETURN createStatement ORDER BY name",
+		"SHOW CONSTRAINTS YIELD name, createStatement RETURN name, createStatement ORDER BY name",
+		"SHOW INDEXES YIELD name, type, owningConstraint, createStatement WHERE owningConstraint IS NULL AND type <> 'LOOKUP' RETURN name, createStatement ORDER BY name",
 	} {
 		rows, err := s.query(ctx, "show schema", query, nil)
 		if err != nil {
