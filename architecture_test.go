@@ -25,7 +25,7 @@ var layers = map[string]int{
 	"ref/dagmanager/nodestore": 4, "ref/dagmanager/nodestore/nodestoretest": 4,
 	"ref/gateway/submit": 3, "ref/gateway/health": 3, "ref/gateway/controlbus": 3, "ref/gateway/hub": 3, "ref/gateway/world": 3,
 	"ref/dagmanager/gc": 5, "ref/dagmanager/jobs": 5,
-	"ref/gateway/rebalance": 4, "ref/gateway/fills": 4,
+	"ref/gateway/rebalance": 4, "ref/gateway/fills": 4, "ref/gateway/degrade": 4,
 	"ref/gateway": 5, "ref/dagmanager": 6, "ref/cmd": 9,
 
 	"bench/load": 2, "bench/workload": 3, "bench/diffload": 3, "bench/k6x": 4, "bench/cmd": 9,

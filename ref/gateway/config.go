@@ -50,6 +50,9 @@ type Config struct {
 	WorldServiceRetries int
 	NoWorldService      bool
 
+	DegradeEvery time.Duration
+	DegradeBusy  bool
+
 	SharedAccount     bool
 	SharedMaxGross    optionalFloat
 	SharedMaxNet      optionalFloat
@@ -94,6 +97,8 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.DurationVar(&c.WorldServiceTimeout, "worldservice-timeout", 300*time.Millisecond, "how `long` one request to the WorldService may take")
 	fs.IntVar(&c.WorldServiceRetries, "worldservice-retries", 2, "how often a request to the WorldService is repeated that got no answer")
 	fs.BoolVar(&c.NoWorldService, "no-worldservice", false, "do as if --worldservice-url were empty")
+	fs.DurationVar(&c.DegradeEvery, "degrade-every", 5*time.Second, "how `long` until the degradation level is looked at again")
+	fs.BoolVar(&c.DegradeBusy, "degrade-busy", false, "let processors that are busier than 85 and 95 % degrade the gateway too")
 	fs.BoolVar(&c.SharedAccount, "shared-account", false, "let worlds share an account in /rebalancing/execute")
 	fs.Var(&c.SharedMaxGross, "shared-account-max-gross", "largest gross `notional` of orders in a shared account; empty: any")
 	fs.Var(&c.SharedMaxNet, "shared-account-max-net", "largest net `notional` of a shared account; empty: any")
@@ -227,6 +232,7 @@ func (c *Config) checkLimits() (errs []error) {
 		{"breaker-open", c.BreakerOpen, time.Millisecond},
 		{"wait-limit", c.WaitLimit, time.Millisecond},
 		{"events-ttl", c.EventsTTL, time.Second},
+		{"degrade-every", c.DegradeEvery, time.Millisecond},
 		{"worldservice-timeout", c.WorldServiceTimeout, time.Millisecond},
 	} {
 		if l.is < l.least {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"qmtl.internal/plumbline/ref/dag"
+	"qmtl.internal/plumbline/ref/gateway/degrade"
 	"qmtl.internal/plumbline/ref/gateway/fills"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/hub"
@@ -38,6 +39,7 @@ type Gateway struct {
 	fills    *fills.Handler
 	orders   *rebalance.Handler
 	monitor  *health.Monitor
+	level    *degrade.Driver
 	metrics  prometheus.Gatherer
 	events   *hub.Hub    // WebSocket upgrades of /ws
 	stream   *hub.Stream // and of /ws/evt, with its tokens
@@ -67,7 +69,7 @@ func (g *Gateway) Handler() http.Handler {
 	rt.add(http.MethodGet, "/health", g.health)
 	rt.add(http.MethodGet, "/status", g.status)
 	rt.add(http.MethodGet, "/metrics", g.exposition)
-	return g.recovered(g.upgrades(&rt))
+	return g.recovered(g.upgrades(g.level.Gate(&rt)))
 }
 
 // upgrades takes WebSocket handshakes to the hub and the stream; for any other
@@ -184,11 +186,10 @@ func (g *Gateway) health(w http.ResponseWriter, r *http.Request) {
 	answerValue(w, g.monitor.Report(r.Context()).JSON())
 }
 
-// status is health and the process's own state; levels and pre-trade figures
-// have no source in this slice.
+// status is health and the process's own state.
 func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
 	answerValue(w, g.monitor.Report(r.Context()).JSON(
-		pyjson.Member{Key: "degrade_level", Value: pyjson.OfString("NORMAL")},
+		pyjson.Member{Key: "degrade_level", Value: pyjson.OfString(g.level.Level().String())},
 		pyjson.Member{Key: "enforce_live_guard", Value: pyjson.OfBool(g.guard)},
 		pyjson.Member{Key: "pretrade", Value: pyjson.OfObject(
 			pyjson.Member{Key: "attempts", Value: pyjson.OfInt(0)},

@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"qmtl.internal/plumbline/ref/gateway/controlbus"
+	"qmtl.internal/plumbline/ref/gateway/degrade"
 	"qmtl.internal/plumbline/ref/gateway/fills"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/hub"
@@ -67,7 +67,6 @@ func start(rt *service.Runtime, c *Config) error {
 	if err != nil {
 		return err
 	}
-	degradeLevel(rt.Metrics)
 	registry := submit.NewRegistry(rdb, c.Plan)
 	manager := submit.NewDagManager(conn, c.BreakerOpen, rt.Metrics)
 	tokens, err := openKeys(c)
@@ -82,6 +81,13 @@ func start(rt *service.Runtime, c *Config) error {
 	rt.OnStop("worker", worker.Close)
 	limits := submit.DefaultLimits()
 	limits.Diff, limits.DryRun, limits.Lookups = c.DiffLimit, c.DryRunLimit, c.LookupLimit
+	monitor := health.NewMonitor(health.Collectors{
+		Redis:        health.Probe(registry.Alive),
+		Postgres:     health.Fixed(health.OK), // the strategies' database is this process's memory
+		DagManager:   health.Probe(twice(manager.Healthy)),
+		WorldService: worldCollector(worlds),
+	}, c.Capabilities, health.ProbeLimit, health.CacheFor)
+	level := openDegradation(rt, c, monitor, registry)
 	g := &Gateway{
 		log:     rt.Log,
 		metrics: rt.Metrics,
@@ -98,26 +104,23 @@ func start(rt *service.Runtime, c *Config) error {
 		},
 		pipeline: &submit.Pipeline{
 			Contexts: contexts(worlds), Bindings: bindings(worlds), Registry: registry, CommitLog: commitLog, DagManager: manager, Worker: worker,
-			Metrics: submit.NewMetrics(rt.Metrics), Limits: limits, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
+			Metrics: submit.NewMetrics(rt.Metrics), Limits: limits, Hold: level.Hold, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
 		},
-		monitor: health.NewMonitor(health.Collectors{
-			Redis:        health.Probe(registry.Alive),
-			Postgres:     health.Fixed(health.OK), // the strategies' database is this process's memory
-			DagManager:   health.Probe(twice(manager.Healthy)),
-			WorldService: worldCollector(worlds),
-		}, c.Capabilities, health.ProbeLimit, health.CacheFor),
+		monitor: monitor,
+		level:   level,
 	}
 	return rt.ServeHTTP("http", c.Listen, g.Handler())
 }
 
-// degradeLevel registers the family that says how degraded the gateway is; it
-// stays at NORMAL until something drives it.
-func degradeLevel(reg prometheus.Registerer) {
-	level := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "degrade_level", Help: "0 NORMAL, 1 PARTIAL, 2 MINIMAL, 3 STATIC.",
-	}, []string{"service"})
-	level.WithLabelValues("gateway").Set(0)
-	reg.MustRegister(level)
+// openDegradation looks at health while the service lives.
+func openDegradation(rt *service.Runtime, c *Config, monitor *health.Monitor, registry *submit.Registry) *degrade.Driver {
+	cfg := degrade.Config{Ask: monitor.Report, Every: c.DegradeEvery, Queue: registry, Metrics: rt.Metrics, Log: rt.Log}
+	if c.DegradeBusy {
+		cfg.Busy = degrade.Busy()
+	}
+	driver := degrade.New(cfg)
+	rt.Go("degradation", driver.Run)
+	return driver
 }
 
 // openWorldService gives nil when there is none.

@@ -44,6 +44,23 @@ func Probe(ask func(context.Context) (bool, error)) Collector {
 	}
 }
 
+// Within gives collect a time limit of its own; one that ignores the end of its
+// context is left behind with its answer.
+func Within(limit time.Duration, collect Collector) Collector {
+	return func(ctx context.Context) State {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		answer := make(chan State, 1)
+		go func() { answer <- collect(ctx) }()
+		select {
+		case s := <-answer:
+			return s
+		case <-ctx.Done():
+			return Timeout
+		}
+	}
+}
+
 // Fixed is the collector of a dependency whose state never changes: OK for one
 // inside the process, Unknown for one that is not configured.
 func Fixed(s State) Collector { return func(context.Context) State { return s } }
@@ -89,7 +106,8 @@ type Monitor struct {
 	lastAt time.Time  // guarded by mu; zero before the first round
 }
 
-// NewMonitor asks by ask, waits for limit at most and reuses an answer for keep.
+// NewMonitor asks by ask, waits for each dependency for limit at most, or less
+// where its collector says so, and reuses an answer for keep.
 func NewMonitor(ask Collectors, can Capabilities, limit, keep time.Duration) *Monitor {
 	return &Monitor{ask: ask, can: can, limit: limit, keep: keep, now: time.Now}
 }
@@ -108,8 +126,6 @@ func (m *Monitor) Report(ctx context.Context) Report {
 }
 
 func (m *Monitor) round(ctx context.Context) Report {
-	ctx, cancel := context.WithTimeout(ctx, m.limit)
-	defer cancel()
 	r := Report{Capabilities: m.can}
 	var all sync.WaitGroup
 	for _, one := range []struct {
@@ -121,23 +137,10 @@ func (m *Monitor) round(ctx context.Context) Report {
 		{m.ask.DagManager, &r.DagManager},
 		{m.ask.WorldService, &r.WorldService},
 	} {
-		all.Go(func() { *one.into = within(ctx, one.collect) })
+		all.Go(func() { *one.into = Within(m.limit, one.collect)(ctx) })
 	}
 	all.Wait()
 	return r
-}
-
-// within waits for a collector until ctx ends. One that ignores ctx is left
-// behind with its answer.
-func within(ctx context.Context, collect Collector) State {
-	answer := make(chan State, 1)
-	go func() { answer <- collect(ctx) }()
-	select {
-	case s := <-answer:
-		return s
-	case <-ctx.Done():
-		return Timeout
-	}
 }
 
 // Report is the answer of GET /health.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -141,4 +142,29 @@ func TestCallerThatLeavesDoesNotSpoilTheAnswerOfOthers(t *testing.T) {
 	if got := m.Report(gone); got.Redis != OK {
 		t.Errorf("report %+v", got)
 	}
+}
+
+// Each dependency may hang in its own way, and none of them takes from the time
+// of another or holds the answer longer than its own limit.
+func TestEachCollectorHasItsOwnLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		stubborn := func(context.Context) State { <-release; return OK }
+		slow := func(context.Context) State { time.Sleep(300 * time.Millisecond); return OK }
+		m := NewMonitor(Collectors{
+			Redis: stubborn, Postgres: Within(100*time.Millisecond, stubborn), DagManager: slow, WorldService: Within(200*time.Millisecond, slow),
+		}, Capabilities{}, ProbeLimit, CacheFor)
+		begun := time.Now()
+		got := m.Report(t.Context())
+		if took := time.Since(begun); took != ProbeLimit {
+			t.Errorf("took %s, want the longest limit", took)
+		}
+		if want := (Report{Redis: Timeout, Postgres: Timeout, DagManager: OK, WorldService: Timeout}); got != want {
+			t.Errorf("report %+v", got)
+		}
+		if again := m.Report(t.Context()); again != got {
+			t.Errorf("asked again within %s: %+v", CacheFor, again)
+		}
+		close(release)
+	})
 }

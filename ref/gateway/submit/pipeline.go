@@ -61,7 +61,8 @@ type Pipeline struct {
 	Worker     *Worker
 	Metrics    *Metrics
 	Limits     Limits
-	NoSentinel bool // store the DAG without a version sentinel
+	Hold       func() bool // accepted strategies do not join the queue now; nil: never
+	NoSentinel bool        // store the DAG without a version sentinel
 	Log        *slog.Logger
 	Now        func() time.Time
 

@@ -32,6 +32,50 @@ type Registration struct {
 func (r Registration) hashKey() string     { return hashKey(r.Hash) }
 func (r Registration) strategyKey() string { return strategyKey(r.ID) }
 
+// HeldKey is the Redis list of accepted strategies that wait for the DAG Manager
+// to be well again before they join the queue, oldest first (gateway.md 5.1). The
+// original keeps them in its memory and loses them with it.
+const HeldKey = "gateway:held"
+
+// heldAtOnce is how many strategies join the queue in one go.
+const heldAtOnce = 500
+
+// Drain lets what is held join the queue, in order.
+func (r *Registry) Drain(ctx context.Context) (int, error) {
+	for all := 0; ; {
+		n, err := r.drain(ctx)
+		if all += n; err != nil {
+			return all, fmt.Errorf("%w: let held strategies go: %w", ErrRegistry, err)
+		}
+		if n < heldAtOnce {
+			return all, nil
+		}
+	}
+}
+
+func (r *Registry) drain(ctx context.Context) (moved int, err error) {
+	held, err := r.rdb.LLen(ctx, HeldKey).Result()
+	if err != nil || held == 0 {
+		return 0, err
+	}
+	var moves []*redis.StringCmd
+	_, err = r.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for range min(held, heldAtOnce) {
+			moves = append(moves, p.LMove(ctx, HeldKey, QueueKey, "LEFT", "RIGHT"))
+		}
+		return nil
+	})
+	for _, m := range moves {
+		if m.Err() == nil {
+			moved++
+		}
+	}
+	if errors.Is(err, redis.Nil) { // another gateway was faster
+		err = nil
+	}
+	return moved, err
+}
+
 // Holder says who holds a DAG, and whether that is settled.
 type Holder struct {
 	ID      string
@@ -81,15 +125,19 @@ var errExpired = errors.New("registration expired before it was confirmed")
 
 // Confirm makes a pending registration last: it joins the queue, gets its
 // compute fields and the state queued, and loses its expiry, all at once. A diff
-// that it still owes is written down as due at owes; zero: it owes none.
-func (r *Registry) Confirm(ctx context.Context, g Registration, owes time.Time, fields ...any) error {
+// that it still owes is written down as due at owes; zero: it owes none. With
+// hold it does not join the queue yet, see HeldKey.
+func (r *Registry) Confirm(ctx context.Context, g Registration, owes time.Time, hold bool, fields ...any) error {
 	var kept, keptHash *redis.BoolCmd
-	key := g.strategyKey()
+	key, queue := g.strategyKey(), QueueKey
+	if hold {
+		queue = HeldKey
+	}
 	_, err := r.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
 		kept = tx.Persist(ctx, key)
 		keptHash = tx.Persist(ctx, g.hashKey())
 		tx.HSet(ctx, key, append(fields, "state", string(StateQueued))...)
-		tx.RPush(ctx, QueueKey, g.ID)
+		tx.RPush(ctx, queue, g.ID)
 		if !owes.IsZero() {
 			tx.ZAdd(ctx, OwedKey, redis.Z{Score: float64(owes.UnixMilli()), Member: g.ID})
 		}
@@ -118,6 +166,7 @@ func (r *Registry) Release(ctx context.Context, g Registration) error {
 			}
 			p.Del(ctx, g.strategyKey())
 			p.LRem(ctx, QueueKey, 0, g.ID)
+			p.LRem(ctx, HeldKey, 0, g.ID)
 			p.ZRem(ctx, OwedKey, g.ID)
 			p.ZRem(ctx, inWorkKey, g.ID)
 			return nil

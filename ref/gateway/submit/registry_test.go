@@ -49,7 +49,7 @@ func TestClaimIsWonOnceAndMayBeRepeatedByItsHolder(t *testing.T) {
 	if got := claim(t, r, first); got != (Holder{ID: "1"}) {
 		t.Errorf("repeated claim: %+v", got)
 	}
-	if err := r.Confirm(t.Context(), first, time.Time{}, "compute_world_id", "w"); err != nil {
+	if err := r.Confirm(t.Context(), first, time.Time{}, false, "compute_world_id", "w"); err != nil {
 		t.Fatal(err)
 	}
 	if got := claim(t, r, second); got != (Holder{ID: "1", Settled: true}) {
@@ -72,7 +72,7 @@ func TestConfirmingAnExpiredClaimFailsAndCanBeTakenBack(t *testing.T) {
 	claim(t, r, late)
 	srv.FastForward(time.Minute)
 	claim(t, r, other)
-	if err := r.Confirm(t.Context(), late, time.Time{}); !errors.Is(err, ErrRegistry) || !errors.Is(err, errExpired) {
+	if err := r.Confirm(t.Context(), late, time.Time{}, false); !errors.Is(err, ErrRegistry) || !errors.Is(err, errExpired) {
 		t.Errorf("error %v", err)
 	}
 	if err := r.Release(t.Context(), late); err != nil {
@@ -87,7 +87,7 @@ func TestReleaseTakesAConfirmedRegistrationBackToo(t *testing.T) {
 	r, srv := newRegistry(t)
 	g := Registration{ID: "1", Hash: "h", DAG: "d"}
 	claim(t, r, g)
-	if err := r.Confirm(t.Context(), g, time.Time{}); err != nil {
+	if err := r.Confirm(t.Context(), g, time.Time{}, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Release(t.Context(), g); err != nil {

@@ -232,7 +232,7 @@ func (p *Pipeline) confirm(ctx context.Context, s *submission) error {
 			due = due.Add(lateLimit + bookLimit) // by then it has said how it ended
 		}
 	}
-	err := p.Registry.Confirm(ctx, s.claim, due, s.context.RedisFields()...)
+	err := p.Registry.Confirm(ctx, s.claim, due, p.Hold != nil && p.Hold(), s.context.RedisFields()...)
 	switch {
 	case s.late == nil:
 	case err != nil || due.IsZero():

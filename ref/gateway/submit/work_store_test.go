@@ -72,7 +72,7 @@ func accepted(t *testing.T, r *Registry, id string, owes time.Time) {
 	if _, err := r.Claim(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Confirm(t.Context(), g, owes); err != nil {
+	if err := r.Confirm(t.Context(), g, owes, false); err != nil {
 		t.Fatal(err)
 	}
 }
