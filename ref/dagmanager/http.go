@@ -1,6 +1,7 @@
 package dagmanager
 
 import (
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,11 @@ import (
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
+// openAPI describes what httpHandler serves.
+//
+//go:embed openapi.json
+var openAPI []byte
+
 // httpHandler serves what dagmanager.md 6.8 has.
 func (s *server) httpHandler() http.Handler {
 	mux := http.NewServeMux()
@@ -28,9 +34,15 @@ func (s *server) httpHandler() http.Handler {
 	}{
 		"/status":           {http.MethodGet, s.status},
 		"/admin/gc-trigger": {http.MethodPost, s.triggerGC},
+		"/openapi.json": {http.MethodGet, func(w http.ResponseWriter, _ *http.Request) {
+			writeJSON(w, http.StatusOK, openAPI)
+		}},
 	} {
-		mux.HandleFunc(route.method+" "+path, route.handle)
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == route.method { // GET is not HEAD
+				route.handle(w, r)
+				return
+			}
 			w.Header().Set("Allow", route.method)
 			writeJSON(w, http.StatusMethodNotAllowed, []byte(`{"detail":"Method Not Allowed"}`))
 		})
