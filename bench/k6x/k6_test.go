@@ -168,7 +168,7 @@ func (k k6) testGood(t *testing.T) {
 	}
 	r := result(t, dir)
 	checkLedgers(t, r)
-	if r.Seed != 1<<64-1 || r.Tag != "test-run" || r.Profile != "tiny" || r.Rate != 200 || g.calls.Load() != 700 {
+	if r.Seed != 1<<64-1 || r.Tag != "test-run" || r.Profile != "tiny" || r.Rate != 200 || g.calls.Load() != 655 {
 		t.Errorf("result %+v after %d calls", r, g.calls.Load())
 	}
 	checkTimings(t, dir, r)
@@ -176,7 +176,7 @@ func (k k6) testGood(t *testing.T) {
 	if !strings.Contains(out, "offered 600, accepted") {
 		t.Errorf("printed %s", out)
 	}
-	if outs := outcomes(t, dir); len(outs) != 700 || !strings.HasPrefix(outs[0].Key, "test-run-18446744073709551615-") {
+	if outs := outcomes(t, dir); len(outs) != 655 || !strings.HasPrefix(outs[0].Key, "test-run-18446744073709551615-") {
 		t.Errorf("%d outcomes, first %+v", len(outs), outs[0])
 	}
 }
@@ -184,7 +184,7 @@ func (k k6) testGood(t *testing.T) {
 func checkLedgers(t *testing.T, r *load.Result) {
 	t.Helper()
 	l := r.Ledger
-	if l.Offered != 600 || l.Accepted+l.Rejected != 600 || l.Rejected == 0 || r.WarmUpLedger.Answered != 100 {
+	if l.Offered != 600 || l.Accepted+l.Rejected != 600 || l.Rejected == 0 || r.WarmUpLedger.Answered != 55 {
 		t.Errorf("ledgers %+v, %+v; unexpected %v", l, r.WarmUpLedger, r.Unexpected)
 	}
 }
@@ -317,14 +317,14 @@ func (k k6) checkMerge(t *testing.T, dirs []string) {
 	if out, err := exec.Command(k.bin, merge...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if r := result(t, merged); r.Ledger.Offered != 300 || r.WarmUpLedger.Offered != 100 || len(outcomes(t, merged)) != 400 {
-		t.Errorf("merged %+v, %+v; want 300 offered after 100", r.Ledger, r.WarmUpLedger)
+	if r := result(t, merged); r.Ledger.Offered != 300 || r.WarmUpLedger.Offered != 55 || len(outcomes(t, merged)) != 355 {
+		t.Errorf("merged %+v, %+v; want 300 offered after 55", r.Ledger, r.WarmUpLedger)
 	}
 	if out, err := exec.Command(k.bin, append(merge, dirs[0])...).CombinedOutput(); err == nil {
 		t.Errorf("merging one instance twice passed:\n%s", out)
 	}
-	if out, err := exec.Command(k.bin, "x", "plumbline-merge", "--out", dirs[0], dirs[0], dirs[1]).CombinedOutput(); err == nil || len(outcomes(t, dirs[0])) != 200 {
-		t.Errorf("merging over an instance: %v, %d outcomes left of 200\n%s", err, len(outcomes(t, dirs[0])), out)
+	if out, err := exec.Command(k.bin, "x", "plumbline-merge", "--out", dirs[0], dirs[0], dirs[1]).CombinedOutput(); err == nil || len(outcomes(t, dirs[0])) != 178 {
+		t.Errorf("merging over an instance: %v, %d outcomes left of 178\n%s", err, len(outcomes(t, dirs[0])), out)
 	}
 }
 
@@ -340,11 +340,11 @@ func checkShares(t *testing.T, dirs []string) {
 		}
 	}
 	slices.Sort(indexes)
-	if !slices.Equal(sizes, []int64{200, 133, 67}) && !slices.Equal(sizes, []int64{200, 134, 66}) {
-		t.Errorf("instances offered %v; want halves, thirds and sixths of 400", sizes)
+	if !slices.Equal(sizes, []int64{178, 118, 59}) {
+		t.Errorf("instances offered %v; want halves, thirds and sixths of 355", sizes)
 	}
-	if n := len(indexes); n != 400 || indexes[0] != 0 || indexes[n-1] != 399 || len(slices.Compact(indexes)) != 400 {
-		t.Errorf("%d indexes; want 0 to 399, each once", n)
+	if n := len(indexes); n != 355 || indexes[0] != 0 || indexes[n-1] != 354 || len(slices.Compact(indexes)) != 355 {
+		t.Errorf("%d indexes; want 0 to 354, each once", n)
 	}
 }
 

@@ -177,7 +177,7 @@ func TestAServerThatDiesIsToldWithItsLog(t *testing.T) {
 	needDocker(t)
 	// Redis's image as Kafka's: whatever it does, it is no broker for long.
 	redisImage := chosen(t, "redis")
-	_, err := Provider{Images: Images{"kafka": redisImage}, Within: 3 * time.Second}.Start(t.Context(), backend.Options{RunID: "dies"})
+	_, err := Provider{Images: Images{"kafka": redisImage}, Within: 10 * time.Second}.Start(t.Context(), backend.Options{RunID: "dies"})
 	if err == nil || !strings.Contains(err.Error(), "kafka: ") || !strings.Contains(err.Error(), "last lines") {
 		t.Errorf("Start = %v; want kafka, with its last lines", err)
 	}
