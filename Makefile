@@ -25,9 +25,9 @@ help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: build
-build: ## build plumbline, its k6 and diffload, and the reference gateway and DAG Manager into bin/
+build: ## build plumbline, its k6, diffload and floor, and the reference gateway and DAG Manager into bin/
 	@mkdir -p bin
-	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6 ./bench/cmd/diffload
+	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6 ./bench/cmd/diffload ./bench/cmd/floor
 
 .PHONY: bench
 bench: build ## the whole gate: contract, load, audit, fidelity, complexity, comparison, verdict
@@ -51,6 +51,10 @@ test: ## all tests; those that need containers skip with a counted reason where 
 .PHONY: mutants
 mutants: build ## blind the gate in every way we know, and ask that it turns red each time
 	go run ./harness/cmd/mutants --bin-dir bin
+
+.PHONY: floor
+floor: build ## hold the reference gateway against the least that a gateway can do, in turns
+	bin/plumbline floor $(ARGS)
 
 .PHONY: instrument
 instrument: ## print how late the load generator is, beside Go's timers; on an idle machine

@@ -44,7 +44,7 @@ func withPrograms(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator),
-		"./harness/cmd/plumbline", "./ref/cmd/gateway", "./ref/cmd/dagmanager", "./bench/cmd/k6")
+		"./harness/cmd/plumbline", "./ref/cmd/gateway", "./ref/cmd/dagmanager", "./bench/cmd/k6", "./bench/cmd/floor")
 	build.Dir = filepath.Join("..", "..")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("go build: %w\n%s", err, out)

@@ -263,6 +263,9 @@ func procStatus(pid int, key string) (float64, error) {
 	return 0, fmt.Errorf("%s: no %s line, as of a process that has ended", file, key)
 }
 
+// CPUSeconds is the user and system time that a process has used so far.
+func CPUSeconds(pid int) (float64, error) { return procCPU(pid) }
+
 // procCPU reads user and system time of /proc/PID/stat, in seconds. The name
 // in it may hold anything, so fields count from the last parenthesis.
 func procCPU(pid int) (float64, error) {
