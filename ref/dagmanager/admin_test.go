@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"qmtl.internal/plumbline/ref/dagmanager/gc"
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -442,4 +444,56 @@ func TestArchiveIsPut(t *testing.T) {
 	if d := cmp.Diff([]string{"PUT /bucket/t-20260102T030405", "PUT /bucket/bad-1"}, put); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
+}
+
+// A collector without any patience beside diffs of the same nodes: whatever a
+// diff was told exists, and nothing else is left in the end.
+func TestCollectorBesideDiffsOnKafka(t *testing.T) {
+	cluster, addr := kafka(t)
+	p := run(t, "--kafka", addr, "--replication", "1", "--gc-drop", "always", "--gc-interval", "0", "--gc-indicator", "0s+0s", "--gc-claim-grace", "1ms")
+	seed(t, addr, chain(30, "w")) // left behind by an earlier life, and taken up or collected
+	ctx, stop := context.WithCancel(t.Context())
+	var collecting, diffs sync.WaitGroup
+	collecting.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := pb.NewAdminServiceClient(p.conn).Cleanup(t.Context(), &pb.CleanupRequest{}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	var mu sync.Mutex
+	told := map[string]string{}
+	for i := range 6 {
+		diffs.Go(func() {
+			for n := i; n < 30; n++ {
+				r, err := p.ask(t.Context(), &pb.DiffRequest{StrategyId: fmt.Sprint(i), DagJson: chain(n+1, "w")})
+				if err != nil && status.Code(err) != codes.Aborted { // whose claims were given up eight times
+					t.Error(err)
+				}
+				mu.Lock()
+				maps.Copy(told, r.queues)
+				mu.Unlock()
+			}
+		})
+	}
+	diffs.Wait()
+	stop()
+	collecting.Wait()
+	if len(told) != 30 {
+		t.Errorf("%d queues, want 30", len(told))
+	}
+	for key, topic := range told {
+		if cluster.TopicInfo(topic) == nil {
+			t.Errorf("queue %s has no topic %s", key, topic)
+		}
+	}
+}
+
+// seed lets a DAG Manager that ends at once make the topics of a DAG.
+func seed(t *testing.T, addr, dag string) {
+	t.Helper()
+	p := run(t, "--kafka", addr, "--replication", "1")
+	p.mustAsk(&pb.DiffRequest{StrategyId: "s", DagJson: dag})
+	p.stop()
 }

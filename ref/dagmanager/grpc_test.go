@@ -418,6 +418,7 @@ func TestRedoDiff(t *testing.T) {
 	}
 	_, err = admin.RedoDiff(t.Context(), &pb.RedoDiffRequest{SentinelId: "x", DagJson: "5"})
 	wants(t, err, codes.InvalidArgument, "DAG_NOT_OBJECT", "integer")
+	p.shows("diff_requests_total 1", "diff_failures_total 1")
 }
 
 // busEvent is a record of the ControlBus.

@@ -229,13 +229,17 @@ func (s *server) GetQueues(ctx context.Context, req *pb.TagQueryRequest) (*pb.Ta
 	return reply, nil
 }
 
-// RedoDiff diffs a DAG under the sentinel's id, without a stream.
+// RedoDiff diffs a DAG under the sentinel's id, without a stream: it counts as
+// acknowledged.
 func (s *server) RedoDiff(ctx context.Context, req *pb.RedoDiffRequest) (*pb.DiffResult, error) {
+	start := time.Now()
 	res, err := s.run(ctx, &pb.DiffRequest{StrategyId: req.GetSentinelId(), DagJson: req.GetDagJson()})
+	s.metrics.durations.add(time.Since(start))
 	if err != nil {
 		s.metrics.failures.Inc()
 		return nil, statusOf(err)
 	}
+	s.metrics.requests.Inc()
 	out := &pb.DiffResult{SentinelId: res.SentinelID, Version: res.Version, QueueMap: make(map[string]string, len(res.Queues))}
 	for _, q := range res.Queues {
 		out.QueueMap[q.Key] = q.Topic

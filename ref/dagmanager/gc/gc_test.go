@@ -307,7 +307,13 @@ func write(t *testing.T, addr, topic string) {
 // confirmed exists.
 func TestCollectorAgainstDiffs(t *testing.T) {
 	y := newYard(t, gc.Options{})
+	for j := range 40 { // left behind by an earlier life of the nodes
+		y.broker.Put(fmt.Sprintf("asset_N_n%d_v1", j), topics.Shape{Partitions: 1, CreatedAt: y.now})
+	}
 	session := topics.NewSession(y.broker, topics.Options{})
+	if err := session.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	collector := gc.New(session, y.graph, gc.Options{
 		Policies: gc.Policies{gc.Indicator: {}, gc.Raw: {}, gc.Sentinel: {}}, ClaimGrace: time.Nanosecond})
 	ctx, stop := context.WithCancel(t.Context())

@@ -61,15 +61,16 @@ func or[T any](p *T, value T) T {
 // ops apply a step; a query gives its result.
 var ops = map[string]func(context.Context, *nodestore.Memory, op) (any, error){
 	"add_node": func(ctx context.Context, m *nodestore.Memory, o op) (any, error) {
-		interval := int64(60)
+		sixty := int64(60)
+		interval := &sixty
 		if len(o.Interval) > 0 {
-			if err := json.Unmarshal(o.Interval, &interval); err != nil {
+			if err := json.Unmarshal(o.Interval, &interval); err != nil { // null is none
 				return nil, err
 			}
 		}
 		return nil, m.Put(ctx, diff.Node{
 			ID: o.NodeID, CodeHash: or(o.CodeHash, "c"), SchemaHash: or(o.SchemaHash, "s"), HasQueue: true,
-			Topic: or(o.Topic, "t"), Interval: &interval, Tags: o.Tags, Global: o.Global, ComputeKeys: o.ComputeKeys,
+			Topic: or(o.Topic, "t"), Interval: interval, Tags: o.Tags, Global: o.Global, ComputeKeys: o.ComputeKeys,
 		})
 	},
 	"mark": func(ctx context.Context, m *nodestore.Memory, o op) (any, error) {
@@ -101,6 +102,9 @@ var ops = map[string]func(context.Context, *nodestore.Memory, op) (any, error){
 	"queues": func(ctx context.Context, m *nodestore.Memory, o op) (any, error) {
 		rows := []any{}
 		var interval *float64
+		if len(o.Interval) == 0 {
+			o.Interval = json.RawMessage("null")
+		}
 		if err := json.Unmarshal(o.Interval, &interval); err != nil {
 			return nil, err
 		}
