@@ -68,7 +68,7 @@ check: ## what must hold before a change lands: format, vet, staticcheck, comple
 	$(STATICCHECK) ./...
 	$(GOCYCLO) -over 10 -ignore '\.pb\.go$$|/testdata/' .
 	go test -count=1 . ./scenarios/contract
-	go test -race -short -skip ReferenceKeepsTheContract -timeout 15m ./ref/... ./bench/load ./bench/workload ./harness/backend ./harness/sut ./harness/probe ./harness/scenario ./harness/audit
+	go test -race -short -skip ReferenceKeepsTheContract -timeout 15m ./ref/... ./bench/load ./bench/workload ./bench/turns ./harness/duet ./harness/backend ./harness/sut ./harness/probe ./harness/scenario ./harness/audit
 
 .PHONY: up
 up: build ## start backends and the reference in the background and print their addresses

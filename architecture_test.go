@@ -28,12 +28,12 @@ var layers = map[string]int{
 	"ref/gateway/rebalance": 4, "ref/gateway/fills": 4, "ref/gateway/degrade": 4,
 	"ref/gateway": 5, "ref/dagmanager": 6, "ref/cmd": 9,
 
-	"bench/load": 2, "bench/workload": 3, "bench/diffload": 3, "bench/k6x": 4, "bench/floor": 4, "bench/cmd": 9,
+	"bench/load": 2, "bench/workload": 3, "bench/diffload": 3, "bench/turns": 4, "bench/k6x": 5, "bench/floor": 4, "bench/cmd": 9,
 
 	"harness/stat": 0, "harness/bound": 0, "harness/record": 3,
 	"harness/backend": 4, "harness/probe": 4, "harness/complexity": 4, "harness/audit": 4,
 	"harness/verdict": 5, "harness/backend/containers": 5, "harness/backend/faultproxy": 5, "harness/sut": 5, "harness/scenario": 5,
-	"harness/baseline": 6, "harness/evidence": 6, "harness/mutant": 7, "harness/doctor": 6, "harness/report": 6, "harness/signoff": 6,
+	"harness/duet": 6, "harness/baseline": 6, "harness/evidence": 6, "harness/mutant": 7, "harness/doctor": 6, "harness/report": 6, "harness/signoff": 6,
 	"harness": 7, "harness/cli": 8, "harness/cmd": 9,
 }
 
@@ -42,7 +42,7 @@ var walls = [][2]string{
 	{"scenarios", "ref"}, {"scenarios", "harness"}, {"scenarios", "bench"},
 	{"ref", "harness"}, {"ref", "bench"},
 	{"bench", "harness"}, {"bench", "ref"},
-	{"harness", "ref"}, {"harness", "bench/k6x"}, {"harness", "bench/cmd"},
+	{"harness", "ref"}, {"harness", "bench/k6x"}, {"harness", "bench/cmd"}, {"harness", "bench/turns"},
 }
 
 // homes names the only places that may import a heavy dependency.

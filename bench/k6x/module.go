@@ -12,12 +12,13 @@ import (
 	"go.k6.io/k6/subcommand"
 )
 
-// Register makes the module, the executor and the merge command known to k6. The main package of our k6 calls it
-// once, before k6 starts.
+// Register makes the module, the executor and the commands known to k6. The
+// main package of our k6 calls it once, before k6 starts.
 func Register() {
 	modules.Register("k6/x/plumbline", &root{})
 	lib.RegisterExecutorConfigType(ArrivalRate, newArrivalConfig)
 	subcommand.RegisterExtension(mergeCommand, newMergeCommand)
+	subcommand.RegisterExtension(turnsCommand, newTurnsCommand)
 }
 
 // root is the module, one a process.

@@ -118,6 +118,13 @@ func (r *recorder) explain(o Outcome, reply Reply) {
 	}
 }
 
+// Book counts one request by its fate.
+func (l *Ledger) Book(f Fate) {
+	l.Offered++
+	l.InFlight++
+	l.settle(f)
+}
+
 // settle moves one request from InFlight to its fate.
 func (l *Ledger) settle(f Fate) {
 	l.InFlight--
