@@ -34,6 +34,7 @@ var ErrUsage = errors.New("usage")
 type Plan struct {
 	Artifacts string // folder of runs
 	Bin       string // folder of gateway, dagmanager and k6
+	Programs  string // folder of the SUT's programs; "": Bin
 	Bench     string // folder bench of the tree: profiles and scripts
 	Source    string // tree whose complexity is measured; "": none
 	Limit     int    // largest allowed complexity, noted in the record
@@ -89,6 +90,9 @@ func (p Plan) check() (*checked, error) {
 	c := &checked{Plan: p, starve: 1}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Programs == "" {
+		c.Programs = c.Bin
 	}
 	if c.Progress == nil {
 		c.Progress = func(Event) {}

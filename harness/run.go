@@ -243,7 +243,7 @@ func (x *execution) startSUT(ctx context.Context, logs string, heapCap int64) (*
 		return sut.Attach(ctx, x.SUT, a)
 	}
 	return sut.Start(ctx, x.descriptor, sut.Options{
-		Backends: x.set, BinDir: x.Bin, LogDir: x.dir.Path("logs", logs), RunID: x.run.ID,
+		Backends: x.set, BinDir: x.Programs, LogDir: x.dir.Path("logs", logs), RunID: x.run.ID,
 		HeapCap: heapCap, Tamper: x.tamper, Seed: x.Seed, Log: x.Log,
 	})
 }

@@ -24,6 +24,8 @@ func (a *app) bench() *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&stages, "stages", verdict.Stages(), "what to run; fewer than all is not the whole gate, and the answer says so")
 	a.flags.run(cmd.Flags())
+	cmd.Flags().DurationVar(&a.flags.compareBudget, "compare-budget", -1,
+		"time to measure this tree side by side with the commit of the accepted record; 0: never (default: three windows of the profile, when they make 20s at least)")
 	a.flags.offered(cmd.Flags())
 	a.flags.asked(cmd.Flags())
 	a.flags.answers(cmd.Flags())
@@ -69,6 +71,9 @@ func (a *app) measure(stages ...string) func(*cobra.Command, []string) error {
 		run, err := harness.Run(cmd.Context(), plan)
 		if run == nil || isUsage(err) {
 			return err
+		}
+		if err == nil && cmd.Name() == "bench" {
+			err = a.sideBySide(cmd.Context(), ask, plan, run)
 		}
 		return a.conclude(ask, run, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"qmtl.internal/plumbline/harness"
 	"qmtl.internal/plumbline/harness/backend"
 	"qmtl.internal/plumbline/harness/baseline"
+	"qmtl.internal/plumbline/harness/duet"
 	"qmtl.internal/plumbline/harness/sut"
 	"qmtl.internal/plumbline/harness/verdict"
 )
@@ -91,7 +92,7 @@ func (a *app) code(err error) (code int, show bool) {
 
 // isUsage tells what the person can mend by asking for something else.
 func isUsage(err error) bool {
-	for _, target := range []error{harness.ErrUsage, sut.ErrUsage, backend.ErrUsage, baseline.ErrRefused} {
+	for _, target := range []error{harness.ErrUsage, duet.ErrUsage, sut.ErrUsage, backend.ErrUsage, baseline.ErrRefused} {
 		if errors.Is(err, target) {
 			return true
 		}
@@ -121,7 +122,7 @@ func (a *app) root() *cobra.Command {
 		return nil
 	}
 	a.flags.places(root.PersistentFlags())
-	root.AddCommand(a.bench(), a.contract(), a.load(), a.ceiling(), a.heapCap(), a.floor(), a.judge(), a.report(), a.accept(), a.complexity(), a.up(), a.down(), a.doctor(), a.version())
+	root.AddCommand(a.bench(), a.contract(), a.load(), a.ceiling(), a.heapCap(), a.floor(), a.judge(), a.report(), a.accept(), a.complexity(), a.compare(), a.up(), a.down(), a.doctor(), a.version())
 	return root
 }
 

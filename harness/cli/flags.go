@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -32,6 +33,7 @@ type flags struct {
 	only                                   []string
 	require                                []string
 	formats, base                          string
+	compareBudget                          time.Duration // negative: by the profile
 	verbose                                bool
 }
 

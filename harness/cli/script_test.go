@@ -99,11 +99,40 @@ func params(t *testing.T, pattern string) testscript.Params {
 			e.Setenv("PLUMBLINE_POLICY", filepath.Join(root, "harness", "cli", "testdata", "policy.json"))
 			e.Setenv("PLUMBLINE_PROVIDER", "embedded")
 			e.Setenv("PLUMBLINE_PROFILE", "tiny")
-			return nil
+			return goCaches(e)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits, "replace": replace, "interrupt": interrupt, "nothing-runs": nothingRuns, "same": same,
+			"tree": tree,
 		},
+	}
+}
+
+// goCaches lets scripts build without a home of their own.
+func goCaches(e *testscript.Env) error {
+	out, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE").Output()
+	if err != nil {
+		return err
+	}
+	dirs := strings.Fields(string(out))
+	e.Setenv("GOCACHE", dirs[0])
+	e.Setenv("GOMODCACHE", dirs[1])
+	return nil
+}
+
+// tree DIR makes a copy of this module as a repository of its own, with one
+// commit.
+func tree(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: tree DIR")
+	}
+	to := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(to, 0o755))
+	ts.Check(ts.Exec("sh", "-c", `cd "$ROOT" && tar cf - --exclude=./.artifacts --exclude=./.git --exclude=./bin . | tar xf - -C `+to))
+	for _, argv := range [][]string{
+		{"init", "-q"}, {"add", "-A"}, {"-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "one"},
+	} {
+		ts.Check(ts.Exec("git", append([]string{"-C", to}, argv...)...))
 	}
 }
 
@@ -201,7 +230,7 @@ func interrupt(ts *testscript.TestScript, neg bool, args []string) {
 
 func environment(ts *testscript.TestScript) []string {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PLUMBLINE_") })
-	for _, k := range []string{"PATH", "WORK", "TMPDIR", "HOME", "PLUMBLINE_ROOT", "PLUMBLINE_ARTIFACTS", "PLUMBLINE_POLICY", "PLUMBLINE_PROVIDER", "PLUMBLINE_PROFILE"} {
+	for _, k := range []string{"PATH", "WORK", "TMPDIR", "HOME", "PLUMBLINE_ROOT", "PLUMBLINE_ARTIFACTS", "PLUMBLINE_POLICY", "PLUMBLINE_PROVIDER", "PLUMBLINE_PROFILE", "GOCACHE", "GOMODCACHE"} {
 		env = append(env, k+"="+ts.Getenv(k))
 	}
 	return env

@@ -34,6 +34,7 @@ type Run struct {
 	Load       *load.Result `json:"load,omitempty"`       // nil: no load was offered
 	Outages    *Outages     `json:"outages,omitempty"`    // nil: no fault was planned into the load
 	Audit      *Audit       `json:"audit,omitempty"`      // nil: nothing was audited
+	Paired     *Comparison  `json:"paired,omitempty"`     // nil: not measured side by side with the base's commit; absent may say why
 	Series     []Series     `json:"series"`               // probes over time
 	Complexity *Complexity  `json:"complexity,omitempty"` // nil: not measured
 

@@ -13,16 +13,24 @@ import (
 	"qmtl.internal/plumbline/harness/record"
 )
 
-var update = flag.Bool("update", false, "rewrite run.schema.json from the types")
+var update = flag.Bool("update", false, "rewrite the schemas from the types")
 
-// The published schema is the shape of the types; it cannot drift from them.
+// The published schemas are the shape of the types; they cannot drift from them.
 func TestSchemaIsOfTheTypes(t *testing.T) {
+	sameSchema(t, reflect.TypeFor[record.Run](), "run.schema.json", record.Schema(), record.SchemaVersion,
+		"plumbline run record", "One execution of a plan. Absent is not zero: what was not measured has no entry in metrics but a reason in absent.")
+	sameSchema(t, reflect.TypeFor[record.Compared](), "compare.schema.json", record.CompareSchema(), record.CompareVersion,
+		"plumbline comparison", "What was measured of two builds, and the answer. Ratios are candidate / base, so 1.03 is three per cent more.")
+}
+
+func sameSchema(t *testing.T, of reflect.Type, file string, published []byte, version int, title, description string) {
+	t.Helper()
 	g := generator{defs: map[string]any{}}
-	root := g.object(reflect.TypeFor[record.Run]())
+	root := g.object(of)
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-	root["title"] = "plumbline run record"
-	root["description"] = "One execution of a plan. Absent is not zero: what was not measured has no entry in metrics but a reason in absent."
-	root["properties"].(map[string]any)["schema"] = map[string]any{"const": record.SchemaVersion}
+	root["title"] = title
+	root["description"] = description
+	root["properties"].(map[string]any)["schema"] = map[string]any{"const": version}
 	root["$defs"] = g.defs
 	var want bytes.Buffer
 	e := json.NewEncoder(&want)
@@ -32,13 +40,13 @@ func TestSchemaIsOfTheTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *update {
-		if err := os.WriteFile("run.schema.json", want.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(file, want.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	if !bytes.Equal(record.Schema(), want.Bytes()) {
-		t.Error("run.schema.json is not of the types; run: go test ./harness/record -run Schema -update")
+	if !bytes.Equal(published, want.Bytes()) {
+		t.Errorf("%s is not of the types; run: go test ./harness/record -run Schema -update", file)
 	}
 }
 

@@ -62,7 +62,9 @@ func (j *judge) regressions() {
 	j.scenariosKept(b)
 	j.classesKept(b)
 	j.heapKept(b)
-	j.timing(b)
+	if !j.paired() {
+		j.timing(b)
+	}
 }
 
 // unlike says why two loads of one environment class do not compare.

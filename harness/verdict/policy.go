@@ -104,6 +104,8 @@ type ComparisonPolicy struct {
 	Heap    LeastCare            `json:"heap_peak_bytes"`
 	// MaxAgeDays is how old an accepted record may be; 0: any age.
 	MaxAgeDays int `json:"max_age_days,omitempty"`
+	// Paired is about builds measured side by side; nil: as defaultPaired says.
+	Paired *PairedPolicy `json:"paired,omitempty"`
 }
 
 // LeastCare is the smallest effect worth a person's time: the larger of a share
@@ -274,7 +276,7 @@ func (p Policy) checkDetails() (errs []error) {
 			errs = append(errs, fmt.Errorf("waivers[%d] needs check, reason and until", i))
 		}
 	}
-	return append(errs, p.Fidelity.check(p.Waivers)...)
+	return slices.Concat(errs, p.Comparison.Paired.check(), p.Fidelity.check(p.Waivers))
 }
 
 // limits lists the limits by metric name.

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package probe
+
+func processCPU(pid int) (float64, error) { return procCPU(pid) }
