@@ -42,7 +42,7 @@ func versioned(n int, ids, version string) string {
 
 func TestTwoManagersOnOneGraphMakeOneTopicANode(t *testing.T) {
 	managers, broker := onNeo4j(t, nodestoretest.Server(t), 2)
-	const diffs, nodes = 64, 20
+	const diffs, nodes = 64, 100
 	ids := prefix()
 	var wg sync.WaitGroup
 	replies := make([]reply, diffs)

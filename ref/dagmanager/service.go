@@ -62,6 +62,7 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.DurationVar(&c.Stream.AckTimeout, "ack-timeout", 30*time.Second, "how `long` a client may take to acknowledge a chunk")
 	fs.DurationVar(&c.Stream.Replay, "ack-replay", time.Second, "how `often` unacknowledged chunks are sent again")
 	fs.IntVar(&c.Stream.MaxStreams, "max-streams", 10000, "most diffs at a `time`")
+	fs.Int64Var(&c.Stream.MaxBytes, "max-stream-bytes", 256<<20, "most `bytes` of answers that wait for acknowledgements; one more is RESOURCE_EXHAUSTED")
 	c.GC.flags(fs)
 	c.Jobs.flags(fs)
 }
@@ -113,7 +114,7 @@ func (c *Config) checkLimits() (errs []error) {
 	for _, f := range []struct {
 		name string
 		n    int
-	}{{"max-request", c.MaxRequest}, {"max-streams", c.Stream.MaxStreams}} {
+	}{{"max-request", c.MaxRequest}, {"max-streams", c.Stream.MaxStreams}, {"max-stream-bytes", int(c.Stream.MaxBytes)}} {
 		if f.n < 1 {
 			errs = append(errs, service.Wrong(f.name, "%d: want at least 1", f.n))
 		}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "qmtl.internal/plumbline/scenarios/contract/dagmanagerpb"
 )
 
@@ -24,6 +26,7 @@ type Options struct {
 	AckTimeout time.Duration // how long to wait for an acknowledgement; 30 s
 	Replay     time.Duration // how often what is unacknowledged is sent again meanwhile; 1 s
 	MaxStreams int           // streams at a time; 10000
+	MaxBytes   int64         // of the answers of all streams together; 256 MiB
 	OnReplay   func(n int)   // told how many chunks are sent again; may be nil
 }
 
@@ -32,6 +35,7 @@ func (o Options) withDefaults() Options {
 	set(&o.AckTimeout, 30*time.Second)
 	set(&o.Replay, time.Second)
 	set(&o.MaxStreams, 10000)
+	set(&o.MaxBytes, 256<<20)
 	if o.OnReplay == nil {
 		o.OnReplay = func(int) {}
 	}
@@ -60,6 +64,7 @@ type Registry struct {
 	mu      sync.Mutex
 	streams map[string][]*stream // by sentinel id, oldest first
 	open    int
+	bytes   int64 // of the answers of open streams
 	senders sync.WaitGroup
 }
 
@@ -72,6 +77,7 @@ func NewRegistry(o Options) *Registry {
 type stream struct {
 	who     Identity
 	total   int
+	bytes   int64
 	sent    int   // chunks handed to the sender for the first time
 	waiting []int // places of chunks that were sent and not acknowledged, ascending
 	credit  int   // acknowledgements that came before the chunk
@@ -109,7 +115,7 @@ func (r *Registry) Wait() { r.senders.Wait() }
 // at a time, and never after it failed; it may still block when Run returns and
 // must end when the transport ends the stream.
 func (r *Registry) Run(ctx context.Context, who Identity, chunks []*pb.DiffChunk, send func(*pb.DiffChunk) error) error {
-	s, err := r.begin(ctx, who, len(chunks))
+	s, err := r.begin(ctx, who, chunks)
 	if err != nil {
 		return err
 	}
@@ -120,14 +126,19 @@ func (r *Registry) Run(ctx context.Context, who Identity, chunks []*pb.DiffChunk
 	return p.run(ctx)
 }
 
-func (r *Registry) begin(ctx context.Context, who Identity, total int) (*stream, error) {
+func (r *Registry) begin(ctx context.Context, who Identity, chunks []*pb.DiffChunk) (*stream, error) {
+	var bytes int64
+	for _, c := range chunks {
+		bytes += int64(proto.Size(c))
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.open >= r.opts.MaxStreams {
-		return nil, fmt.Errorf("%w: %d; try again later", ErrTooMany, r.open)
+	if err := r.room(bytes); err != nil {
+		return nil, err
 	}
 	r.open++
-	s := &stream{who: who, total: total, acked: make(chan struct{}, 1), gone: ctx.Done()}
+	r.bytes += bytes
+	s := &stream{who: who, total: len(chunks), bytes: bytes, acked: make(chan struct{}, 1), gone: ctx.Done()}
 	r.streams[who.SentinelID] = append(r.streams[who.SentinelID], s)
 	return s, nil
 }
@@ -136,6 +147,7 @@ func (r *Registry) end(s *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.open--
+	r.bytes -= s.bytes
 	id := s.who.SentinelID
 	list := r.streams[id]
 	at := slices.Index(list, s)
@@ -397,8 +409,19 @@ func (p *pump) drained(ctx context.Context, giveUp *time.Timer) error {
 
 // Room is ErrTooMany when no further stream may be opened.
 func (r *Registry) Room() error {
-	if n := r.Open(); n >= r.opts.MaxStreams {
-		return fmt.Errorf("%w: %d; try again later", ErrTooMany, n)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.room(1)
+}
+
+// room says whether an answer of that size may be opened; one alone always may.
+// The caller holds the lock.
+func (r *Registry) room(bytes int64) error {
+	switch {
+	case r.open >= r.opts.MaxStreams:
+		return fmt.Errorf("%w: %d; try again later", ErrTooMany, r.open)
+	case r.open > 0 && r.bytes+bytes > r.opts.MaxBytes:
+		return fmt.Errorf("%w: %d that hold %d bytes; try again later", ErrTooMany, r.open, r.bytes)
 	}
 	return nil
 }

@@ -306,6 +306,28 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	})
 }
 
+// What answers hold together is bounded; one alone may be of any size.
+func TestTooManyBytes(t *testing.T) {
+	inBubble(t, stream.Options{MaxBytes: 100}, func(t *testing.T, r *stream.Registry) {
+		large := stream.Identity{SentinelID: strings.Repeat("x", 90)}
+		first := open(r, large, 3, nil)
+		synctest.Wait()
+		if err := r.Room(); !errors.Is(err, stream.ErrTooMany) {
+			t.Errorf("Room: %v", err)
+		}
+		second := open(r, me(""), 1, nil)
+		<-second.done
+		if !errors.Is(second.err, stream.ErrTooMany) || second.count() > 0 {
+			t.Errorf("%v, %d chunks", second.err, second.count())
+		}
+		first.end()
+		<-first.done
+		if err := r.Room(); err != nil {
+			t.Errorf("Room afterwards: %v", err)
+		}
+	})
+}
+
 func TestTooManyStreams(t *testing.T) {
 	inBubble(t, stream.Options{MaxStreams: 2}, func(t *testing.T, r *stream.Registry) {
 		a, b := open(r, me(""), 1, nil), open(r, me(""), 1, nil)
