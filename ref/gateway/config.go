@@ -63,6 +63,9 @@ type Config struct {
 	EventsTTL         time.Duration
 	EventsTrust       string // comma list of KID=KEY
 	FillSecret        string
+	EventsKeys        string // comma list of kid=FILE; "" means a key pair of this process
+	EventsActiveKID   string
+	WebSocketRate     int
 }
 
 func (c *Config) flags(fs *service.FlagSet) {
@@ -108,6 +111,9 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.DurationVar(&c.EventsTTL, "events-ttl", 5*time.Minute, "how `long` an event token is valid")
 	fs.StringVar(&c.EventsTrust, "events-trust", "", "comma list of `KID=KEY`, Ed25519 public keys in base64url: tokens of theirs are accepted too")
 	service.SecretVar(fs, &c.FillSecret, "fill-secret", "`SECRET` that signs fills; also QMTL_FILL_SECRET; empty: no signature is valid")
+	fs.StringVar(&c.EventsKeys, "events-keys", "", "comma `list` of KID=FILE, Ed25519 keys in PEM whose event tokens are accepted; empty: a key pair of this process")
+	fs.StringVar(&c.EventsActiveKID, "events-active-kid", "default", "`KID` of the private key that signs event tokens")
+	fs.IntVar(&c.WebSocketRate, "websocket-rate-limit", 0, "most `frames` a second for one WebSocket client, the others are left out; 0: no limit")
 	fs.IntVar(&c.Capabilities.RebalanceSchemaVersion, "rebalance-schema-version", 1, "capability that /health announces")
 	fs.BoolVar(&c.Capabilities.AlphaMetricsCapable, "alpha-metrics-capable", false, "capability that /health announces")
 	fs.StringVar(&c.Capabilities.ComputeContextContract, "compute-context-contract", "", "capability that /health announces, unless empty")
@@ -124,6 +130,8 @@ var keys = map[string]service.Key{
 	"insert_sentinel":     {Flag: "no-sentinel", As: service.Not},
 	"enforce_live_guard":  {Flag: "allow-live", As: service.Not},
 	"events.stream_url":   {Flag: "events-url"},
+
+	"websocket.rate_limit_per_sec": {Flag: "websocket-rate-limit"},
 
 	"enable_worldservice_proxy": {Flag: "no-worldservice", As: service.Not},
 
@@ -177,6 +185,11 @@ func (c *Config) check() []error {
 	if c.WorldServiceRetries < 0 {
 		errs = append(errs, service.Wrong("worldservice-retries", "%d: must not be negative", c.WorldServiceRetries))
 	}
+	for _, one := range list(c.EventsKeys) {
+		if kid, file, ok := strings.Cut(one, "="); !ok || kid == "" || file == "" {
+			errs = append(errs, service.Wrong("events-keys", "%q: want KID=FILE", one))
+		}
+	}
 	if c.Kafka != "" && c.CommitLogTopic == "" {
 		errs = append(errs, service.Wrong("commitlog-topic", "must not be empty"))
 	}
@@ -192,8 +205,8 @@ func (c *Config) trusted() (map[string]ed25519.PublicKey, error) {
 	for _, one := range list(c.EventsTrust) {
 		kid, text, _ := strings.Cut(one, "=")
 		key, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(text, "="))
-		if err != nil || kid == "" || kid == keyID || len(key) != ed25519.PublicKeySize {
-			return nil, fmt.Errorf("%q: want KID=KEY, a kid that is not %q and 32 bytes in base64url", one, keyID)
+		if err != nil || kid == "" || kid == c.EventsActiveKID || len(key) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("%q: want KID=KEY, a kid that is not %q and 32 bytes in base64url", one, c.EventsActiveKID)
 		}
 		all[kid] = key
 	}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"os"
 	"slices"
+	"strings"
 
 	"qmtl.internal/plumbline/ref/gateway/hub"
 	"qmtl.internal/plumbline/ref/gateway/submit"
@@ -14,12 +16,9 @@ import (
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
-// keyID names the one key that signs this process's event tokens.
-const keyID = "default"
-
-// openKeys makes the key of this process and trusts those of others.
+// openKeys reads or makes the keys of event tokens and trusts those of others.
 func openKeys(c *Config) (*hub.Keys, error) {
-	keys, err := hub.NewKeys(keyID)
+	keys, err := c.eventKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +44,25 @@ func openStream(c *Config, h *hub.Hub, keys *hub.Keys, first snapshots) (*hub.St
 		return nil, fmt.Errorf("event stream: %w", err)
 	}
 	return s, nil
+}
+
+// eventKeys reads the keys of event tokens from their files; without any a key
+// pair of this process signs.
+func (c *Config) eventKeys() (*hub.Keys, error) {
+	files := list(c.EventsKeys)
+	if len(files) == 0 {
+		return hub.NewKeys(c.EventsActiveKID)
+	}
+	texts := map[string][]byte{}
+	for _, one := range files {
+		kid, file, _ := strings.Cut(one, "=")
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("event key %q: %w", kid, err)
+		}
+		texts[kid] = text
+	}
+	return hub.LoadKeys(c.EventsActiveKID, texts)
 }
 
 // snapshots make the state that a client of the stream begins with
@@ -147,7 +165,7 @@ func notifier(h *hub.Hub) submit.Notifier {
 		)})
 	}
 	return submit.Notifier{
-		Wanted:   h.Listening,
+		Wanted:   func() bool { return h.Clients() > 0 },
 		Progress: func(id string, s submit.State) { tell("progress", id, "status", pyjson.OfString(string(s))) },
 		QueueMap: func(id string, topics map[string]string) { tell("queue_map", id, "queue_map", topicMap(topics)) },
 	}

@@ -56,7 +56,7 @@ func start(rt *service.Runtime, c *Config) error {
 		return err
 	}
 	commitLog := openCommitLog(c, producer)
-	events, err := openHub(rt)
+	events, err := openHub(rt, c)
 	if err != nil {
 		return err
 	}
@@ -176,8 +176,8 @@ func twice(ask func(context.Context) (bool, error)) func(context.Context) (bool,
 }
 
 // openHub makes the WebSocket hub; it ends its clients at the stop.
-func openHub(rt *service.Runtime) (*hub.Hub, error) {
-	h, err := hub.New(hub.Config{Log: rt.Log, Metrics: rt.Metrics})
+func openHub(rt *service.Runtime, c *Config) (*hub.Hub, error) {
+	h, err := hub.New(hub.Config{Log: rt.Log, Metrics: rt.Metrics, RatePerSec: c.WebSocketRate})
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
 	}

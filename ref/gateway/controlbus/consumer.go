@@ -40,7 +40,9 @@ const (
 
 	pollRecords  = 2_000
 	fetchBytes   = 8 << 20 // also what one broker may have waiting in memory
-	writeWithin  = 5 * time.Second
+	writeWithin  = 2 * time.Second
+	firstPause   = 500 * time.Millisecond // before a write is tried again (controlbus.md 3.4)
+	secondPause  = time.Second
 	restAfter    = 30 * time.Second // of a dead-letter topic that took no record
 	commitWithin = 10 * time.Second
 	pause        = 250 * time.Millisecond // after a poll that failed
@@ -111,7 +113,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	defer reader.CloseAllowingRebalance()
 	out := &kafkaOutbox{
-		client: writer, ackTopic: c.cfg.AckTopic, within: writeWithin, rest: restAfter,
+		client: writer, ackTopic: c.cfg.AckTopic, within: writeWithin, rest: restAfter, pauses: []time.Duration{firstPause, secondPause},
 		metrics: c.metrics, log: c.cfg.Log, resting: map[string]time.Time{},
 	}
 	p := newProcessor(c.sink, out, c.metrics, c.cfg.Log, c.cfg.Now, c.cfg.Gap)
@@ -156,10 +158,13 @@ func (c *Consumer) turn(ctx context.Context, reader *kgo.Client, p *processor, o
 	cancel()
 	work := context.WithoutCancel(ctx) // every step below has its own limit
 	fetched.EachRecord(func(r *kgo.Record) {
-		p.handle(work, r)
+		if !o.again(r) {
+			p.handle(work, r)
+		}
 		o.done(r)
 	})
 	p.expire(work)
+	p.out.flush(work)
 	c.commit(work, reader, o, p.series.waiting())
 	if c.failed(fetched) {
 		select {
@@ -196,6 +201,7 @@ func (c *Consumer) commit(ctx context.Context, reader *kgo.Client, o *offsets, w
 			err = refusals(resp)
 		}
 		if err != nil {
+			c.metrics.retries.WithLabelValues("commit").Inc()
 			c.cfg.Log.Warn("controlbus_commit_failed", "error", err)
 			return
 		}

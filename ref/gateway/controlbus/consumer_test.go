@@ -2,6 +2,7 @@ package controlbus_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
 	"qmtl.internal/plumbline/ref/gateway/controlbus"
@@ -406,6 +409,88 @@ func TestABrokerThatComesBackIsReadAgain(t *testing.T) {
 	b.wantFrames(`policy_updated {"version":1,"policy_version":2}`)
 }
 
+// An outage is a way to a broker that can be cut.
+type outage struct {
+	control *kfake.Cluster
+	down    atomic.Bool
+}
+
+func (o *outage) begin() { o.down.Store(true) }
+func (o *outage) end()   { o.down.Store(false) }
+
+// newOutage makes every request fail while it is down, as those to a broker
+// that was stopped do: the connection ends without an answer.
+func newOutage(c *kfake.Cluster) *outage {
+	o := &outage{control: c}
+	c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if o.down.Load() {
+			return nil, errors.New("stopped"), true
+		}
+		return nil, nil, false
+	})
+	return o
+}
+
+func TestABrokerThatIsAwayLosesAndRepeatsNothing(t *testing.T) {
+	kafka := cluster(t, kfake.SeedTopics(1, busTopics...))
+	away := newOutage(kafka)
+	b := newBus(t, kafka.ListenAddrs())
+	b.run()
+	const n = 2_000
+	batch := func(from int) {
+		var records []*kgo.Record
+		for i := from; i < from+n; i++ {
+			records = append(records, &kgo.Record{Topic: "policy", Key: []byte(strconv.Itoa(i % 7)), Value: fmt.Appendf(nil, `{"version":1,"checksum":%d}`, i)})
+		}
+		if err := b.kafka.ProduceSync(context.Background(), records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	batch(0)
+	b.read() // the consumer is in the middle of it
+	away.begin()
+	time.Sleep(5 * time.Second)
+	away.end()
+	batch(n)
+	for i := int64(1); i < 2*n; i++ {
+		if got, _ := b.read().Member("data").Member("checksum").Int64(); got != i {
+			t.Fatalf("frame %d has %d", i, got)
+		}
+	}
+	b.until("all is committed", func() bool { return b.committed("policy") == 2*n })
+}
+
+func TestPoisonIsCountedKeptAndPassedOver(t *testing.T) {
+	b := newBus(t, cluster(t, kfake.SeedTopics(1, busTopics...)).ListenAddrs())
+	b.run()
+	const n = 2_000
+	poisons := [][]byte{[]byte("{"), []byte("[1]"), {0xff}, nil}
+	var batch []*kgo.Record
+	for i := range n {
+		if i%100 == 99 {
+			batch = append(batch, &kgo.Record{Topic: "policy", Key: []byte("bad"), Value: poisons[i/100%len(poisons)]})
+		}
+		batch = append(batch, &kgo.Record{Topic: "policy", Key: []byte("good"), Value: fmt.Appendf(nil, `{"version":1,"checksum":%d}`, i)})
+	}
+	if err := b.kafka.ProduceSync(context.Background(), batch...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(n) {
+		if got, _ := b.read().Member("data").Member("checksum").Int64(); got != i {
+			t.Fatalf("frame %d has %d", i, got)
+		}
+	}
+	if got := len(b.records("policy.dlq", n/100)); got != n/100 {
+		t.Errorf("%d dead letters", got)
+	}
+	for _, family := range []string{"gateway_controlbus_unparsed_total", "controlbus_dead_letters_total"} {
+		if got := b.metric(family, "policy"); got != n/100 {
+			t.Errorf("%s is %v, want %d", family, got, n/100)
+		}
+	}
+}
+
 func TestAFloodOfBadRecordsWithoutADeadLetterTopicDoesNotStopTheBus(t *testing.T) {
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, busTopics...)) // creates no topic by itself
 	if err != nil {
@@ -422,6 +507,15 @@ func TestAFloodOfBadRecordsWithoutADeadLetterTopicDoesNotStopTheBus(t *testing.T
 	if got := b.metric("controlbus_dead_letters_lost_total", "policy"); got != 50 {
 		t.Errorf("%v records are told as lost, want 50", got)
 	}
+}
+
+func TestLabelsThatAreNoUnicodeStopNothing(t *testing.T) {
+	b := newBus(t, cluster(t, kfake.SeedTopics(1, busTopics...)).ListenAddrs())
+	b.run()
+	b.produce("activation", "w", `{"version":1,"world_id":"\ud800","run_id":"\udfff","requires_ack":true,"sequence":1}`)
+	b.read()
+	b.produce("sentinel_weight", "w", `{"version":1,"sentinel_id":"\ud800","weight":1}`)
+	b.read()
 }
 
 func TestMissingSettingsAreNamed(t *testing.T) {

@@ -10,12 +10,14 @@ import (
 )
 
 // metrics are the families of controlbus.md 7.1 that the consumer moves, and
-// two of its own for what it buries.
+// four of its own: for what it could not read, buries and tries again.
 type metrics struct {
 	events, dropped, acks, plans, downgrades *prometheus.CounterVec
 	lag, relaySkew, ackLatency               *prometheus.GaugeVec
 	ratio, skew, deltas                      *prometheus.GaugeVec
-	buried, unburied                         *prometheus.CounterVec
+	buried, unburied, unparsed, retries      *prometheus.CounterVec
+
+	acked, sentinels, worlds metric.Labels // labels that records bring: bounded, and UTF-8
 }
 
 // droppedHelp is the help text of event_relay_dropped_total, which the hub
@@ -37,6 +39,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		{&m.plans, "rebalance_plans_observed_total", "Rebalancing plans that were accepted.", []string{"world_id"}},
 		{&m.downgrades, "worlds_compute_context_downgrade_total", "Compute contexts of worlds that were downgraded.", []string{"reason"}},
 		{&m.buried, "controlbus_dead_letters_total", "Records that could not be used and went to the dead-letter topic.", []string{"topic"}},
+		{&m.unparsed, "gateway_controlbus_unparsed_total", "Records whose key, headers or value could not be read.", []string{"topic"}},
+		{&m.retries, "gateway_controlbus_retry_total", "Further tries of what the bus did not take: acknowledgements and dead letters by the topic they tell of, and commits.", []string{"topic"}},
 		{&m.unburied, "controlbus_dead_letters_lost_total", "Records that could not be used and could not be kept either.", []string{"topic"}},
 	} {
 		*c.to = prometheus.NewCounterVec(prometheus.CounterOpts{Name: c.name, Help: c.help}, c.labels)

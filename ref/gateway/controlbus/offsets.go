@@ -2,6 +2,7 @@ package controlbus
 
 import (
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -20,15 +21,49 @@ func (p positions) set(topic string, partition int32, at kgo.EpochOffset) {
 type offsets struct {
 	mu         sync.Mutex
 	read, told positions
+	seen       map[partition]mark // also of partitions that are not owned any more
 }
 
-func newOffsets() *offsets { return &offsets{read: positions{}, told: positions{}} }
+type partition struct {
+	topic  string
+	number int32
+}
 
-// done notes that r was handled, or is held.
+// A mark is how far a partition was handled in this process's life.
+type mark struct {
+	next   int64
+	newest time.Time // of the records before next
+}
+
+func newOffsets() *offsets {
+	return &offsets{read: positions{}, told: positions{}, seen: map[partition]mark{}}
+}
+
+// again says whether r was handled before: a group that lost its broker begins
+// anew where it committed last, which may lie before where its effects ended.
+// In a topic that was deleted and made anew the offsets begin again too; there
+// the records are newer than any before.
+func (o *offsets) again(r *kgo.Record) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	m := o.seen[partition{r.Topic, r.Partition}]
+	return r.Offset < m.next && !r.Timestamp.After(m.newest)
+}
+
+// done notes that r was handled, now or before, or is held.
 func (o *offsets) done(r *kgo.Record) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.read.set(r.Topic, r.Partition, kgo.EpochOffset{Epoch: r.LeaderEpoch, Offset: r.Offset + 1})
+	at := partition{r.Topic, r.Partition}
+	m := o.seen[at]
+	switch {
+	case r.Timestamp.After(m.newest): // as in a topic that was made anew
+		m = mark{r.Offset + 1, r.Timestamp}
+	case r.Offset >= m.next:
+		m.next = r.Offset + 1
+	}
+	o.seen[at] = m
 }
 
 // ready gives what may be committed and is not yet: up to the first record of

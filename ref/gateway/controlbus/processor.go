@@ -20,11 +20,13 @@ type Sink interface {
 
 // An outbox writes what the consumer has to say to the bus itself.
 type outbox interface {
-	// ack writes one acknowledgement, bounded in time; a failure is the outbox's
-	// to tell.
+	// ack writes one acknowledgement by the next flush; a failure is the
+	// outbox's to tell.
 	ack(ctx context.Context, a ack)
-	// bury keeps a record that could not be used.
+	// bury keeps a record that could not be used, by the next flush.
 	bury(ctx context.Context, r *kgo.Record, why error)
+	// flush waits, bounded in time, until everything is written or given up.
+	flush(ctx context.Context)
 }
 
 // memory is how many markers, tag queries and series are remembered at least.
@@ -55,6 +57,9 @@ func newProcessor(sink Sink, out outbox, m *metrics, log *slog.Logger, now func(
 // back. What cannot be used is buried; nothing a record holds stops the next.
 func (p *processor) handle(ctx context.Context, r *kgo.Record) {
 	m, err := parse(r)
+	if err != nil || m.flaw != nil {
+		p.metrics.unparsed.WithLabelValues(r.Topic).Inc()
+	}
 	if err != nil {
 		p.bury(ctx, r, err)
 		return
@@ -136,10 +141,11 @@ func (p *processor) acknowledge(ctx context.Context, m *message) error {
 		return err
 	}
 	a := ack{world: m.world(), run: m.run(), phase: m.phase(), sequence: m.data.Member("sequence"), etag: m.etag, at: p.now()}
-	p.metrics.acks.WithLabelValues(a.world, a.run, a.phase).Inc()
+	labels := p.metrics.acked.Of(a.world, a.run, a.phase)
+	p.metrics.acks.WithLabelValues(labels...).Inc()
 	if !sent.IsZero() {
 		late := max(a.at.Sub(sent), 0)
-		p.metrics.ackLatency.WithLabelValues(a.world, a.run, a.phase).Set(float64(late.Microseconds()) / 1000)
+		p.metrics.ackLatency.WithLabelValues(labels...).Set(float64(late.Microseconds()) / 1000)
 	}
 	p.out.ack(ctx, a)
 	return nil

@@ -110,10 +110,10 @@ func checkWeight(m *message) error {
 }
 
 func relayWeight(_ context.Context, p *processor, m *message) error {
-	id := m.frame.Member("sentinel_id").Text()
+	id := p.metrics.sentinels.Of(m.frame.Member("sentinel_id").Text())
 	weight, _ := m.frame.Member("weight").Float64()
-	p.metrics.ratio.WithLabelValues(id).Set(weight)
-	p.metrics.skew.WithLabelValues(id).Set(0) // it is applied as it is received
+	p.metrics.ratio.WithLabelValues(id...).Set(weight)
+	p.metrics.skew.WithLabelValues(id...).Set(0) // it is applied as it is received
 	p.publish("activation", "sentinel_weight", m.frame)
 	return nil
 }
@@ -161,9 +161,9 @@ func delta(r reader) pyjson.Value {
 }
 
 func relayPlan(_ context.Context, p *processor, m *message) error {
-	world := m.frame.Member("world_id").Text()
-	p.metrics.plans.WithLabelValues(world).Inc()
-	p.metrics.deltas.WithLabelValues(world).Set(float64(len(m.frame.Member("plan").Member("deltas").Elems())))
+	world := p.metrics.worlds.Of(m.frame.Member("world_id").Text())
+	p.metrics.plans.WithLabelValues(world...).Inc()
+	p.metrics.deltas.WithLabelValues(world...).Set(float64(len(m.frame.Member("plan").Member("deltas").Elems())))
 	p.publish("rebalancing", "rebalancing.planned", m.frame)
 	return nil
 }

@@ -42,6 +42,8 @@ func (r *recorder) bury(_ context.Context, _ *kgo.Record, why error) {
 	r.buried = append(r.buried, why)
 }
 
+func (r *recorder) flush(context.Context) {}
+
 type rig struct {
 	*recorder
 	*processor

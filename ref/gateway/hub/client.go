@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
 )
 
 // inboundLimit is the largest frame that a client may send.
@@ -37,29 +38,40 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, f Filter, s *sessi
 	}
 	defer h.release()
 	// Any origin may listen: the endpoint has no credentials to steal.
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	socket := &socketWriter{ResponseWriter: w}
+	conn, err := websocket.Accept(socket, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
 	if err != nil {
 		h.join(nil)
 		h.cfg.Log.Debug("ws_handshake_refused", "remote", r.RemoteAddr, "error", err)
 		return
 	}
-	h.serve(context.WithoutCancel(r.Context()), conn, f, s)
+	h.serve(context.WithoutCancel(r.Context()), conn, socket.pipe, f, s)
 }
 
 // A client is one connection. Three goroutines serve it: the request's own one
 // writes, one reads, one pings.
 type client struct {
 	filter Filter
+	rate   *rate.Limiter // nil: as fast as it reads
 	queue  *queue
 	abort  context.CancelFunc
 }
 
-func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter, s *session) {
+func (h *Hub) newClient(f Filter, abort context.CancelFunc) *client {
+	c := &client{filter: f, queue: newQueue(h.cfg.QueueFrames, h.cfg.QueueBytes), abort: abort}
+	if h.cfg.RatePerSec > 0 {
+		c.rate = rate.NewLimiter(rate.Limit(h.cfg.RatePerSec), h.cfg.RatePerSec)
+	}
+	return c
+}
+
+func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, out *pipe, f Filter, s *session) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer conn.CloseNow() // a second close does nothing
+	context.AfterFunc(ctx, out.abort) // whoever is in the middle of a write, too
+	defer conn.CloseNow()             // a second close does nothing
 	conn.SetReadLimit(inboundLimit)
-	c := &client{filter: f, queue: newQueue(h.cfg.QueueFrames, h.cfg.QueueBytes), abort: cancel}
+	c := h.newClient(f, cancel)
 	if !h.join(c) {
 		_ = conn.Close(websocket.StatusNormalClosure, "")
 		return
@@ -69,7 +81,7 @@ func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter, s *sess
 	var helpers sync.WaitGroup
 	helpers.Go(func() { defer cancel(); c.receive(ctx, conn, s.inbound) })
 	helpers.Go(func() { defer cancel(); keepAlive(ctx, conn, h.cfg.PingEvery) })
-	err := c.send(ctx, conn, s.greet)
+	err := c.send(ctx, conn, out, s.greet)
 	h.leave(c)
 	if err == nil { // the hub closes: say so, within one ping's time
 		limit := time.AfterFunc(h.cfg.PingEvery, cancel)
@@ -83,24 +95,37 @@ func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, f Filter, s *sess
 }
 
 // send greets the client, then writes to it until the end.
-func (c *client) send(ctx context.Context, conn *websocket.Conn, greet func(context.Context, *websocket.Conn) error) error {
+func (c *client) send(ctx context.Context, conn *websocket.Conn, out *pipe, greet func(context.Context, *websocket.Conn) error) error {
 	if greet != nil {
 		if err := greet(ctx, conn); err != nil {
 			return err
 		}
 	}
-	return c.write(ctx, conn)
+	return c.write(ctx, conn, out)
 }
 
-// write sends what waits, in order. Nil means that the queue was closed and is
-// empty.
-func (c *client) write(ctx context.Context, conn *websocket.Conn) error {
+// atOnce is how many frames go out in one write at most.
+const atOnce = 64
+
+// write sends what waits, in order, many frames at once where many wait. Nil
+// means that the queue was closed and is empty.
+func (c *client) write(ctx context.Context, conn *websocket.Conn, out *pipe) error {
+	room := make([]*frame, atOnce)
 	for {
-		f, err := c.queue.pop(ctx)
-		if err != nil || f == nil {
+		frames, err := c.queue.pop(ctx, room)
+		if err != nil || len(frames) == 0 {
 			return err
 		}
-		if err := conn.Write(ctx, websocket.MessageText, f.text); err != nil {
+		if len(frames) > 1 {
+			out.hold()
+		}
+		for i, f := range frames {
+			if err := conn.Write(ctx, websocket.MessageText, f.text); err != nil {
+				return err
+			}
+			frames[i] = nil
+		}
+		if err := out.release(); err != nil {
 			return err
 		}
 	}
@@ -220,19 +245,20 @@ func (q *queue) close() {
 	q.signal()
 }
 
-// pop waits for the oldest frame; nil without an error when the queue is closed
-// and empty. Only one goroutine pops.
-func (q *queue) pop(ctx context.Context) (*frame, error) {
+// pop waits for the oldest frames and gives as many as wait and room holds;
+// none without an error when the queue is closed and empty. Only one goroutine
+// pops.
+func (q *queue) pop(ctx context.Context, room []*frame) ([]*frame, error) {
 	for {
 		q.mu.Lock()
-		var f *frame
-		if q.n > 0 {
-			f = q.take()
+		n := min(q.n, len(room))
+		for i := range n {
+			room[i] = q.take()
 		}
 		closed := q.closed
 		q.mu.Unlock()
-		if f != nil || closed {
-			return f, nil
+		if n > 0 || closed {
+			return room[:n], nil
 		}
 		select {
 		case <-ctx.Done():

@@ -27,6 +27,7 @@ type Config struct {
 	QueueFrames int           // frames that may wait for one client; 10,000
 	QueueBytes  int           // bytes that may wait for one client; 16 MiB
 	Clients     int           // clients at once; 4,096
+	RatePerSec  int           // frames a second for one client, the others are left out; 0: no limit
 	PingEvery   time.Duration // between two pings, and how long a pong may take; 20 s
 	Now         func() time.Time
 }
@@ -109,11 +110,11 @@ func (h *Hub) Publish(topic string, e contract.Event) {
 	h.publish(topic, e, contract.Stamp{ID: uuid.NewString(), Time: h.cfg.Now()})
 }
 
-// Listening says whether there is any client.
-func (h *Hub) Listening() bool {
+// Clients counts those that get events.
+func (h *Hub) Clients() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.joined) > 0
+	return len(h.joined)
 }
 
 // PublishAs is Publish for an event that has its id and time already: an id
@@ -154,6 +155,10 @@ func (h *Hub) publish(topic string, e contract.Event, s contract.Stamp) {
 			f = newFrame(topic, e, s, h.seq)
 		}
 		reached++
+		if c.rate != nil && !c.rate.Allow() {
+			h.metrics.limited.Inc()
+			continue
+		}
 		if lost := c.queue.push(f); lost > 0 && topic != "" {
 			h.metrics.dropped.WithLabelValues(topic).Add(float64(lost))
 		}

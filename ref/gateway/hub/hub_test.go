@@ -384,3 +384,27 @@ func TestFamiliesAreSharedWithWhoeverRegisteredThem(t *testing.T) {
 		t.Error("a family of another shape was taken")
 	}
 }
+
+func TestAClientGetsOnlySoManyFramesASecond(t *testing.T) {
+	const rate, sent = 5, 50
+	b := start(t, hub.Config{RatePerSec: rate})
+	conn := b.dial("/ws")
+	for i := range sent {
+		b.hub.Publish("policy", event(int64(i)))
+	}
+	if got := b.metric("event_fanout_total", "policy"); got != sent {
+		t.Errorf("%v counted as handed on, want %d: the limit comes after it", got, sent)
+	}
+	limited := b.metric("ws_rate_limited_frames_total", "")
+	if limited < sent-2*rate || limited > sent-rate {
+		t.Errorf("%v left out of %d at %d a second", limited, sent, rate)
+	}
+	for range sent - int(limited) {
+		if _, _, err := conn.Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.Ping(conn.CloseRead(t.Context())); err != nil {
+		t.Errorf("the connection is gone: %v", err)
+	}
+}

@@ -13,6 +13,7 @@ type metrics struct {
 	dropped     *prometheus.CounterVec // shared with the ControlBus consumer
 	subscribers *prometheus.GaugeVec
 	left        prometheus.Counter
+	limited     prometheus.Counter
 }
 
 // droppedHelp is the help text of event_relay_dropped_total, which several
@@ -33,9 +34,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		left: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ws_dropped_subscribers_total", Help: "Clients that left, whatever the reason.",
 		}),
+		limited: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ws_rate_limited_frames_total", Help: "Frames that were left out because their client gets only so many a second.",
+		}),
 	}
 	return m, errors.Join(
-		register(reg, &m.fanout), register(reg, &m.dropped), register(reg, &m.subscribers), register(reg, &m.left))
+		register(reg, &m.fanout), register(reg, &m.dropped), register(reg, &m.subscribers), register(reg, &m.left), register(reg, &m.limited))
 }
 
 // register registers *c, or makes it the family that is there already.

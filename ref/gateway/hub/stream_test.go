@@ -3,7 +3,9 @@ package hub_test
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -279,5 +281,48 @@ func TestABinaryMessageEndsAClientOfTheStream(t *testing.T) {
 	}
 	if _, _, err := conn.Read(b.Context()); websocket.CloseStatus(err) != websocket.StatusUnsupportedData {
 		t.Errorf("closed with %v, want 1003", err)
+	}
+}
+
+func pemOf(t *testing.T, kind string, der []byte, err error) []byte {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
+
+func TestKeysFromFilesAcceptTheOldAndSignWithTheNew(t *testing.T) {
+	oldPublic, oldPrivate, _ := ed25519.GenerateKey(nil)
+	_, newPrivate, _ := ed25519.GenerateKey(nil)
+	privatePEM := func(k ed25519.PrivateKey) []byte {
+		der, err := x509.MarshalPKCS8PrivateKey(k)
+		return pemOf(t, "PRIVATE KEY", der, err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(oldPublic)
+	oldPublicPEM := pemOf(t, "PUBLIC KEY", der, err)
+	before, err := hub.LoadKeys("old", map[string][]byte{"old": privatePEM(oldPrivate)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := hub.LoadKeys("new", map[string][]byte{"old": oldPublicPEM, "new": privatePEM(newPrivate)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []*hub.Keys{before, now} {
+		token, err := k.Sign("w", "s", nil, time.Now(), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := now.Verify(token, hub.Audience, time.Now()); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, texts := range map[string]map[string][]byte{
+		"no private key": {"new": oldPublicPEM}, "nonsense": {"new": []byte("secret text")}, "other kid": {"old": privatePEM(oldPrivate)},
+	} {
+		if _, err := hub.LoadKeys("new", texts); err == nil || strings.Contains(err.Error(), "secret text") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -3,7 +3,9 @@ package hub
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,6 +40,50 @@ func NewKeys(kid string) (*Keys, error) {
 		return nil, fmt.Errorf("event keys: %w", err)
 	}
 	return &Keys{active: kid, private: private, public: map[string]ed25519.PublicKey{kid: public}}, nil
+}
+
+// LoadKeys reads the keys that several gateways share, each a PEM text under its
+// kid: the active one an Ed25519 private key (PKCS #8), the others private or
+// public (PKIX). Tokens of all of them are accepted. The error names the kid and
+// repeats nothing of the text.
+func LoadKeys(active string, texts map[string][]byte) (*Keys, error) {
+	k := &Keys{active: active, public: map[string]ed25519.PublicKey{}}
+	for kid, text := range texts {
+		private, public, err := parseKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("event key %q: %w", kid, err)
+		}
+		k.public[kid] = public
+		if kid == active {
+			k.private = private
+		}
+	}
+	if k.private == nil {
+		return nil, fmt.Errorf("event key %q: it is the active one, and there is no private key for it", active)
+	}
+	return k, nil
+}
+
+var errNoKey = errors.New("want an Ed25519 key in PEM, as `openssl genpkey -algorithm ed25519` writes it")
+
+// parseKey gives the public key of text, and the private one if it is there.
+func parseKey(text []byte) (ed25519.PrivateKey, ed25519.PublicKey, error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, nil, errNoKey
+	}
+	if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+		if private, ok := key.(ed25519.PrivateKey); ok {
+			public, _ := private.Public().(ed25519.PublicKey)
+			return private, public, nil
+		}
+	}
+	if key, err := x509.ParsePKIXPublicKey(block.Bytes); err == nil {
+		if public, ok := key.(ed25519.PublicKey); ok {
+			return nil, public, nil
+		}
+	}
+	return nil, nil, errNoKey
 }
 
 // Trust also accepts tokens that were signed with the private half of public,

@@ -55,6 +55,13 @@ func (b *bound) admit(key string) bool {
 	return true
 }
 
+// Labels bounds the label values of a family that is not made here. The zero
+// value is ready; it is safe for concurrent use.
+type Labels struct{ bound bound }
+
+// Of gives the label values to use for those that a client gave.
+func (l *Labels) Of(values ...string) []string { return l.bound.values(values) }
+
 // Counters is a counter vector whose label values come from clients.
 type Counters struct {
 	vec   *prometheus.CounterVec
