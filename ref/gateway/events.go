@@ -31,9 +31,9 @@ func openKeys(c *Config) (*hub.Keys, error) {
 
 // openStream puts the event stream behind tokens in front of h; new clients are
 // told what first knows.
-func openStream(c *Config, h *hub.Hub, keys *hub.Keys, first snapshots) (*hub.Stream, error) {
+func openStream(c *Config, h *hub.Hub, keys *hub.Keys, first snapshots, subscribed func(world string)) (*hub.Stream, error) {
 	s, err := hub.NewStream(h, keys, hub.StreamConfig{
-		URL: c.EventsURL, Fallback: c.EventsFallbackURL, TTL: c.EventsTTL,
+		URL: c.EventsURL, Fallback: c.EventsFallbackURL, TTL: c.EventsTTL, Subscribed: subscribed,
 		Snapshot: func(ctx context.Context, asked url.Values, grant hub.Grant) []contract.Event {
 			ctx, cancel := context.WithTimeout(ctx, c.LookupLimit)
 			defer cancel()

@@ -105,3 +105,19 @@ func TestSchemaOfEventsIsServed(t *testing.T) {
 		t.Errorf("%d %s (%v)", a.status, a.body, err)
 	}
 }
+
+func TestSubscriptionsCountAsPretradeAttempts(t *testing.T) {
+	s := newStand(t)
+	for _, world := range []string{"a", "b", "b"} {
+		if a := s.post("/events/subscribe", `{"world_id":"`+world+`","strategy_id":"s"}`); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	}
+	s.post("/events/subscribe", `{"world_id":"c"}`)
+	if a := s.get("/status"); !strings.Contains(a.body, `"pretrade":{"attempts":2,"rejections":{},"ratio":0.0}`) {
+		t.Errorf("status %s", a.body)
+	}
+	if got := s.metric(`gw_pretrade_attempts_total{world_id="b"}`); got != "2" {
+		t.Errorf("attempts %s", got)
+	}
+}

@@ -40,6 +40,7 @@ type Gateway struct {
 	orders   *rebalance.Handler
 	monitor  *health.Monitor
 	level    *degrade.Driver
+	trades   *pretrade
 	metrics  prometheus.Gatherer
 	events   *hub.Hub    // WebSocket upgrades of /ws
 	stream   *hub.Stream // and of /ws/evt, with its tokens
@@ -191,11 +192,7 @@ func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
 	answerValue(w, g.monitor.Report(r.Context()).JSON(
 		pyjson.Member{Key: "degrade_level", Value: pyjson.OfString(g.level.Level().String())},
 		pyjson.Member{Key: "enforce_live_guard", Value: pyjson.OfBool(g.guard)},
-		pyjson.Member{Key: "pretrade", Value: pyjson.OfObject(
-			pyjson.Member{Key: "attempts", Value: pyjson.OfInt(0)},
-			pyjson.Member{Key: "rejections", Value: pyjson.OfObject()},
-			pyjson.Member{Key: "ratio", Value: pyjson.OfFloat(0)},
-		)}))
+		pyjson.Member{Key: "pretrade", Value: g.trades.value()}))
 }
 
 // exposition serves the metrics under the media type of the original.

@@ -73,7 +73,8 @@ func start(rt *service.Runtime, c *Config) error {
 	if err != nil {
 		return err
 	}
-	stream, err := openStream(c, events, tokens, snapshots{manager, worlds})
+	trades := newPretrade(rt.Metrics)
+	stream, err := openStream(c, events, tokens, snapshots{manager, worlds}, trades.subscribed)
 	if err != nil {
 		return err
 	}
@@ -107,6 +108,7 @@ func start(rt *service.Runtime, c *Config) error {
 			Metrics: submit.NewMetrics(rt.Metrics), Limits: limits, Hold: level.Hold, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
 		},
 		monitor: monitor,
+		trades:  trades,
 		level:   level,
 	}
 	return rt.ServeHTTP("http", c.Listen, g.Handler())

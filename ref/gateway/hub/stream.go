@@ -25,6 +25,9 @@ type StreamConfig struct {
 	Fallback string        // where everything is, without a token
 	TTL      time.Duration // of a token; 300 s
 
+	// Subscribed hears of every subscription that was granted. May be nil.
+	Subscribed func(world string)
+
 	// Snapshot gives what a client gets first, beside the stream, for the
 	// parameters of its handshake. Nil: nothing.
 	Snapshot func(ctx context.Context, asked url.Values, grant Grant) []contract.Event
@@ -91,6 +94,9 @@ func (s *Stream) Subscribe(w http.ResponseWriter, r *http.Request) {
 		s.hub.cfg.Log.Error("event_token_failed", "error", err)
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 		return
+	}
+	if s.cfg.Subscribed != nil {
+		s.cfg.Subscribed(req.world)
 	}
 	topics := make([]pyjson.Value, len(req.topics))
 	for i, t := range req.topics {
