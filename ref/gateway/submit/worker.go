@@ -68,7 +68,7 @@ func (n Notifier) progress(id string, s State) {
 }
 
 const (
-	takeBatch   = 64              // strategies at once
+	takeBatch   = 16              // strategies at once
 	diffsAtOnce = 4               // of a batch
 	payLimit    = 7 * time.Second // of one attempt: more than a broker that fails takes to be told of
 	pauseMin    = 25 * time.Millisecond
