@@ -24,6 +24,8 @@ type Config struct {
 	Kafka      string // "" means no commit log and no ControlBus
 	DagManager string
 
+	DagManagerCA, DagManagerCert, DagManagerKey string // files; no CA: no TLS
+
 	CommitLogTopic   string
 	CommitLogTimeout time.Duration
 	CommitLogLinger  time.Duration
@@ -74,6 +76,9 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.IntVar(&c.RedisPool, "redis-pool", 48, "most connections to Redis")
 	fs.StringVar(&c.Kafka, "kafka", "", "`HOST:PORT` of Kafka, or a comma list; empty: no commit log, no ControlBus")
 	fs.StringVar(&c.DagManager, "dagmanager", "127.0.0.1:50051", "`HOST:PORT` of the DAG Manager's gRPC interface")
+	fs.StringVar(&c.DagManagerCA, "dagmanager-ca", "", "`FILE` with the authorities of the DAG Manager's certificate, in PEM; empty: no TLS towards it")
+	fs.StringVar(&c.DagManagerCert, "dagmanager-cert", "", "`FILE` with the certificate that the DAG Manager is shown; empty: none")
+	fs.StringVar(&c.DagManagerKey, "dagmanager-key", "", "`FILE` with the private key of --dagmanager-cert")
 	fs.StringVar(&c.CommitLogTopic, "commitlog-topic", "gateway.ingest", "`topic` of the commit log")
 	fs.DurationVar(&c.CommitLogTimeout, "commitlog-timeout", 3*time.Second, "how `long` a record may take to be stored, at least 1s")
 	fs.DurationVar(&c.CommitLogLinger, "commitlog-linger", 0, "how `long` to wait for more records before a batch is sent")

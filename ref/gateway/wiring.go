@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	grpccreds "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"qmtl.internal/plumbline/ref/gateway/controlbus"
@@ -229,8 +230,16 @@ func openRedis(rt *service.Runtime, c *Config) (*redis.Client, error) {
 const window = 1 << 20
 
 func openDagManager(rt *service.Runtime, c *Config) (*grpc.ClientConn, error) {
+	transport := insecure.NewCredentials()
+	secured, err := service.ClientTLS(c.DagManagerCA, c.DagManagerCert, c.DagManagerKey)
+	if err != nil {
+		return nil, fmt.Errorf("dagmanager tls: %w", err)
+	}
+	if secured != nil {
+		transport = grpccreds.NewTLS(secured)
+	}
 	conn, err := grpc.NewClient("passthrough:///"+c.DagManager,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)),
 		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window), // fixed: no pings to measure one
 		grpc.WithDisableRetry(), // retried here, with an eye on its health; so no call is kept for it

@@ -25,6 +25,7 @@ type common struct {
 	admin  string
 	config string
 	prod   bool
+	tls    tlsFiles
 	level  slog.Level
 	drain  time.Duration
 }
@@ -33,6 +34,7 @@ func (c *common) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.admin, "admin-listen", "127.0.0.1:0", "`HOST:PORT` of /metrics and /debug/pprof; port 0 chooses one")
 	fs.StringVar(&c.config, configFlag, "", "configuration `FILE` in YAML; empty: "+strings.Join(usualFiles, " or ")+" in the working directory, if there is one")
 	fs.Var((*profile)(&c.prod), profileFlag, "dev, or `prod`: what may be left out elsewhere must be given")
+	c.tls.serverFlags(fs)
 	fs.TextVar(&c.level, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn, error")
 	fs.DurationVar(&c.drain, "drain", drainDefault, "how `long` work in flight may take once a stop began")
 }
@@ -170,7 +172,7 @@ func (s *settings) readEnv(getenv func(string) string) (errs []error) {
 // check asks for the sense of what could be read, and says of each mistake
 // where the value stands.
 func (s *settings) check() (errs []error) {
-	errs = append(errs, CheckAddr("admin-listen", s.admin))
+	errs = append(errs, CheckAddr("admin-listen", s.admin), s.tls.check())
 	if s.drain <= 0 {
 		errs = append(errs, Wrong("drain", "%s: must be longer than nothing", s.drain))
 	}

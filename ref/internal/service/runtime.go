@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 type Runtime struct {
 	Log     *slog.Logger
 	Metrics *prometheus.Registry
+	TLS     *tls.Config // of the service's own listeners; nil: none
 
 	life   context.Context // ends when the stop begins
 	end    context.CancelFunc
@@ -88,6 +90,7 @@ func (rt *Runtime) ServeHTTP(role, addr string, h http.Handler) error {
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytes,
+		TLSConfig:         rt.tlsOf(role),
 		ErrorLog:          slog.NewLogLogger(rt.Log.Handler(), slog.LevelDebug),
 	}
 	rt.OnStop(role+" server", func(ctx context.Context) error {
@@ -98,13 +101,30 @@ func (rt *Runtime) ServeHTTP(role, addr string, h http.Handler) error {
 		return err
 	})
 	rt.Go(role+" server", func(context.Context) error {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(srv, l); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
 	})
 	return nil
 }
+
+// tlsOf leaves out the admin address, which is for this machine's own eyes.
+func (rt *Runtime) tlsOf(role string) *tls.Config {
+	if role == adminRole || rt.TLS == nil {
+		return nil
+	}
+	return rt.TLS.Clone()
+}
+
+func serve(srv *http.Server, l net.Listener) error {
+	if srv.TLSConfig != nil {
+		return srv.ServeTLS(l, "", "")
+	}
+	return srv.Serve(l)
+}
+
+const adminRole = "admin"
 
 // Go runs part until it returns; its context ends when the stop begins. An
 // error that is not the end of that context ends the service.

@@ -39,7 +39,8 @@ type Spec struct {
 	// behind PLUMBLINE_, the prefix of its environment variables.
 	Name string
 	// Flags registers the service's own flags. Besides them every service has
-	// --admin-listen, --config, --profile, --log-level and --drain. It may be called more
+	// --admin-listen, --config, --profile, --tls-cert, --tls-key,
+	// --tls-client-ca, --log-level and --drain. It may be called more
 	// than once, and each call puts the defaults back. May be nil.
 	Flags func(*FlagSet)
 	// About is what --help says besides flags; may be "".
@@ -120,7 +121,11 @@ func live(ctx context.Context, w IO, spec Spec, base *common, log *slog.Logger) 
 }
 
 func begin(ctx context.Context, w IO, spec Spec, base *common, rt *Runtime) error {
-	if err := rt.ServeHTTP("admin", base.admin, adminMux(rt.Metrics)); err != nil {
+	var err error
+	if rt.TLS, err = base.tls.config(); err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
+	if err := rt.ServeHTTP(adminRole, base.admin, adminMux(rt.Metrics)); err != nil {
 		return err
 	}
 	if err := spec.Start(ctx, rt); err != nil {
