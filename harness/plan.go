@@ -57,6 +57,8 @@ type Plan struct {
 	Scenarios string   // folder; "": those of the binary
 	Select    []string // patterns of scenarios; none: all
 
+	Profiles bool // take profiles of the SUT during the window, which costs it some per cent
+
 	Progress Progress     // nil: silence
 	Log      *slog.Logger // nil: discard
 }

@@ -304,7 +304,9 @@ func (x *execution) loadStage(ctx context.Context) error {
 // offerWatched offers the load while the probes look at the SUT.
 func (x *execution) offerWatched(ctx context.Context, in *sut.Instance) error {
 	w := probe.Watch(ctx, targets(in), probe.Options{Since: x.run.Started, Log: x.Log})
+	profiled := x.takeProfiles(ctx, in)
 	result, err := x.offerHarmed(ctx, in)
+	profiled()
 	series, absent := w.Stop()
 	x.run.Load, x.run.Series = result, series
 	maps.Copy(x.run.Absent, absent)

@@ -3,7 +3,9 @@ package cli
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -75,7 +77,7 @@ func (a *app) measure(stages ...string) func(*cobra.Command, []string) error {
 		if err == nil && cmd.Name() == "bench" {
 			err = a.sideBySide(cmd.Context(), ask, plan, run)
 		}
-		return a.conclude(ask, run, err)
+		return a.conclude(cmd.Context(), ask, plan, run, err)
 	}
 }
 
@@ -88,7 +90,7 @@ func (a *app) logger() *slog.Logger {
 
 // conclude judges a record that was just made and shows the answer. What broke
 // the run is in the record, and so in the answer.
-func (a *app) conclude(ask *question, run *record.Run, broke error) error {
+func (a *app) conclude(ctx context.Context, ask *question, plan harness.Plan, run *record.Run, broke error) error {
 	dir := harness.Dir(a.flags.artifacts, run.ID)
 	base := ask.baseFor(dir.Path(), run)
 	if base.Run == nil {
@@ -101,6 +103,12 @@ func (a *app) conclude(ask *question, run *record.Run, broke error) error {
 		return errors.Join(broke, err)
 	}
 	j := verdict.Judge(ask.policy, base, run)
+	if breached(j) && run.Load != nil && broke == nil {
+		// The verdict stands; what explains it is extra.
+		if err := errors.Join(a.explainBreach(ctx, plan, dir.Path(), run), dir.WriteRun(run)); err != nil {
+			fmt.Fprintf(a.Err, "plumbline: profiles: %v\n", err)
+		}
+	}
 	if err := a.answer(ask, dir.Path(), run, base, j); err != nil {
 		return errors.Join(broke, err)
 	}

@@ -34,7 +34,7 @@ type flags struct {
 	require                                []string
 	formats, base                          string
 	compareBudget                          time.Duration // negative: by the profile
-	verbose                                bool
+	verbose, profiles                      bool
 }
 
 // policyFile is where the policy lies below the root.
@@ -69,6 +69,7 @@ func (f *flags) offered(fs *pflag.FlagSet) {
 	fs.StringVar(&f.window, "window", "", "measured time such as 30s, instead of the profile's")
 	fs.StringVar(&f.warmUp, "warmup", "", "load before the window such as 5s, instead of the profile's")
 	fs.StringArrayVar(&f.faultAt, "fault-at", nil, "harm in the middle of the load, AT:TARGET.KIND:FOR such as 10s:kafka.stop:5s or 20s:gateway.kill:2s, instead of the profile's; AT counts from the start of the load")
+	fs.BoolVar(&f.profiles, "profiles", false, "take CPU, heap, mutex and block profiles and a trace of the SUT in the window; costs it some per cent (a run that is too slow is offered again with them in any case)")
 	fs.StringVar(&f.heapCap, "heap-cap", "", "heap cap of the gateway such as 128MiB, instead of the profile's; 0: none")
 }
 
@@ -140,7 +141,7 @@ func (f *flags) plan(stages ...string) (harness.Plan, error) {
 			Containers: containers.Provider{Images: images},
 			External:   backend.External{Kafka: f.kafka, Redis: f.redis, Neo4j: f.neo4j},
 		},
-		Faults: faults, FaultAt: f.faultAt, Scenarios: f.scenarios, Select: f.only,
+		Faults: faults, FaultAt: f.faultAt, Profiles: f.profiles, Scenarios: f.scenarios, Select: f.only,
 	}, nil
 }
 

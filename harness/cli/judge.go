@@ -171,6 +171,9 @@ func (a *app) acceptRecord(path, reason string, snapshot bool) error {
 		if err != nil {
 			return err
 		}
+		if err := acceptProfile(dir, to); err != nil {
+			return err
+		}
 		fmt.Fprintf(a.Out, "accepted %s as %s\n", r.ID, to)
 	}
 	if !snapshot {

@@ -37,6 +37,7 @@ func admin(t *testing.T) string {
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return serve(t, mux)
 }
 
@@ -183,10 +184,15 @@ func TestProfiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{filepath.Join(dir, "gateway-cpu.pb.gz"), filepath.Join(dir, "gateway-heap.pb.gz")}; !slices.Equal(files, want) {
+	slices.Sort(files)
+	var want []string
+	for _, kind := range []string{"block.pb.gz", "cpu.pb.gz", "heap.pb.gz", "mutex.pb.gz", "trace.out"} {
+		want = append(want, filepath.Join(dir, "gateway-"+kind))
+	}
+	if !slices.Equal(files, want) {
 		t.Errorf("files = %q; want %q", files, want)
 	}
-	for _, file := range files {
+	for _, file := range files[:4] { // the trace is not compressed
 		f, err := os.Open(file)
 		if err != nil {
 			t.Fatal(err)
@@ -209,7 +215,7 @@ func TestProfilesWriteNothingHalf(t *testing.T) {
 		fmt.Fprint(w, "half")
 	}))
 	files, err := Profiles(t.Context(), "gateway", cut, dir, 0)
-	if err == nil || len(files) > 0 || !strings.Contains(err.Error(), "heap profile of gateway") {
+	if err == nil || len(files) > 0 || !strings.Contains(err.Error(), "heap.pb.gz of gateway") {
 		t.Errorf("Profiles = %q, %v", files, err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) > 0 {

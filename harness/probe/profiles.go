@@ -8,15 +8,17 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
-// Profiles fetches a CPU profile over the given time and then a heap profile
-// of one process from its admin address, and writes them to dir as
-// <process>-cpu.pb.gz and <process>-heap.pb.gz. It returns the files that it
-// wrote whole; the error tells what is missing. The time of the CPU profile
-// must be whole seconds; 0 leaves it out.
-func Profiles(ctx context.Context, process, admin, dir string, cpu time.Duration) ([]string, error) {
+// Profiles takes the profiles of one process from its admin address and writes
+// them to dir: <process>-cpu.pb.gz and <process>-trace.out over the given time,
+// then <process>-heap, -mutex and -block.pb.gz, the latter two as far as the
+// process records them. It returns the files that it wrote whole; the error
+// tells what is missing. The time must be whole seconds; 0 leaves the first two
+// out. A CPU profile and a trace cost the process some per cent while they run.
+func Profiles(ctx context.Context, process, admin, dir string, over time.Duration) ([]string, error) {
 	if admin == "" {
 		return nil, fmt.Errorf("profiles of %s: the process offers no admin address", process)
 	}
@@ -24,26 +26,41 @@ func Profiles(ctx context.Context, process, admin, dir string, cpu time.Duration
 		return nil, fmt.Errorf("profiles of %s: %w", process, err)
 	}
 	base := "http://" + admin + "/debug/pprof/"
-	var files []string
-	var errs []error
-	for _, p := range []struct {
-		kind, url string
-		skip      bool
-	}{
-		{"cpu", fmt.Sprintf("%sprofile?seconds=%d", base, int(cpu.Seconds())), cpu < time.Second},
-		{"heap", base + "heap", false},
-	} {
-		if p.skip {
-			continue
-		}
-		file := filepath.Join(dir, process+"-"+p.kind+".pb.gz")
-		if err := save(ctx, p.url, file); err != nil {
-			errs = append(errs, fmt.Errorf("%s profile of %s: %w", p.kind, process, err))
-			continue
-		}
-		files = append(files, file)
+	p := profiler{process: process, dir: dir}
+	if seconds := int(over.Seconds()); seconds >= 1 {
+		var both sync.WaitGroup
+		both.Go(func() { p.take(ctx, "cpu.pb.gz", fmt.Sprintf("%sprofile?seconds=%d", base, seconds)) })
+		both.Go(func() { p.take(ctx, "trace.out", fmt.Sprintf("%strace?seconds=%d", base, min(seconds, maxTrace))) })
+		both.Wait()
 	}
-	return files, errors.Join(errs...)
+	for _, kind := range []string{"heap", "mutex", "block"} {
+		p.take(ctx, kind+".pb.gz", base+kind)
+	}
+	return p.files, errors.Join(p.errs...)
+}
+
+// maxTrace bounds a trace, in seconds: it grows by megabytes a second.
+const maxTrace = 2
+
+// profiler gathers the profiles of one process.
+type profiler struct {
+	process, dir string
+
+	mu    sync.Mutex
+	files []string // guarded by mu
+	errs  []error  // guarded by mu
+}
+
+func (p *profiler) take(ctx context.Context, kind, url string) {
+	file := filepath.Join(p.dir, p.process+"-"+kind)
+	err := save(ctx, url, file)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.errs = append(p.errs, fmt.Errorf("%s of %s: %w", kind, p.process, err))
+		return
+	}
+	p.files = append(p.files, file)
 }
 
 // save writes the body of url to file, whole or not at all.

@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"qmtl.internal/plumbline/harness"
+	"qmtl.internal/plumbline/harness/hotspot"
+	"qmtl.internal/plumbline/harness/record"
+	"qmtl.internal/plumbline/harness/verdict"
+)
+
+const (
+	// profiledProcess is the one whose CPU time is explained.
+	profiledProcess = "gateway"
+	// leastShare is the smallest growth of a share that is told, and mostTold how
+	// many functions are.
+	leastShare = 0.01
+	mostTold   = 5
+)
+
+// breached tells whether a timing verdict failed.
+func breached(j verdict.Judged) bool {
+	return slices.ContainsFunc(j.Checks, func(c verdict.Check) bool {
+		slow := c.Group == verdict.Latency || strings.HasPrefix(c.Name, "baseline.p")
+		return slow && c.Verdict == verdict.Fail
+	})
+}
+
+// explainBreach offers the same load once more under profiles, after a timing
+// verdict failed, and notes which functions took the time. It keeps everything
+// in the folder profiling of the run and changes no figure of it.
+func (a *app) explainBreach(ctx context.Context, plan harness.Plan, dir string, run *record.Run) error {
+	plan.Stages, plan.Profiles = []string{verdict.StageLoad}, true
+	plan.Artifacts = filepath.Join(dir, "profiling")
+	again, err := harness.Run(ctx, plan)
+	if again == nil || ctx.Err() != nil {
+		return err
+	}
+	cand, err := hotspot.ReadFile(harness.ProfileFile(filepath.Join(plan.Artifacts, again.ID), profiledProcess))
+	if err != nil {
+		run.Notes = append(run.Notes, "the profiling run left no CPU profile: "+err.Error())
+		return nil
+	}
+	base, err := hotspot.ReadFile(a.flags.store().Path(run.Env.Class, run.Plan.Profile) + cpuProfile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	run.Notes = append(run.Notes, told(base, cand)...)
+	return nil
+}
+
+// cpuProfile is what the name of an accepted record's CPU profile ends with.
+const cpuProfile = ".cpu.pb.gz"
+
+// told words the functions whose share grew, or the largest without a base.
+func told(base, cand hotspot.Shares) (notes []string) {
+	head := "functions whose share of the CPU time grew"
+	if base == nil {
+		head = "functions with the largest share of the CPU time (accept a run made with --profiles to see growth)"
+	}
+	grown := hotspot.Grown(base, cand, leastShare)
+	for _, g := range grown[:min(mostTold, len(grown))] {
+		if base == nil {
+			notes = append(notes, fmt.Sprintf("%s %.1f %%", g.Func, 100*g.Cand))
+		} else {
+			notes = append(notes, g.String())
+		}
+	}
+	if len(notes) == 0 {
+		notes = []string{"none by as much as 1 %"}
+	}
+	return []string{head + ": " + strings.Join(notes, "; ")}
+}
+
+// acceptProfile keeps the CPU profile of an accepted run beside it, where there
+// is one.
+func acceptProfile(dir, to string) error {
+	if dir == "" {
+		return nil
+	}
+	b, err := os.ReadFile(harness.ProfileFile(dir, profiledProcess))
+	if errors.Is(err, os.ErrNotExist) {
+		err = os.Remove(to + cpuProfile) // that of the record before
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return record.WriteFile(to+cpuProfile, b)
+}
