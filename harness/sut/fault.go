@@ -1,9 +1,13 @@
 package sut
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
+	"time"
 
 	"qmtl.internal/plumbline/harness/backend"
 )
@@ -22,7 +26,7 @@ func (in *Instance) Faults() backend.Faults {
 		all = append(all,
 			fault(name, backend.FaultKill, func(context.Context) error { return in.Kill(name) }, restart),
 			fault(name, backend.FaultStop, func(ctx context.Context) error { return in.halt(ctx, name) }, restart),
-			fault(name, backend.FaultPause, func(context.Context) error { return in.signal(name, syscall.SIGSTOP) },
+			fault(name, backend.FaultPause, func(ctx context.Context) error { return in.pause(ctx, name) },
 				func(context.Context) error { return in.signal(name, syscall.SIGCONT) }),
 		)
 	}
@@ -33,6 +37,43 @@ func fault(process, name string, harm, heal func(context.Context) error) backend
 	return backend.Fault{Server: process, Name: name, Apply: func(ctx context.Context) (func(context.Context) error, error) {
 		return heal, harm(ctx)
 	}}
+}
+
+// pause stops a process and, where /proc tells, waits until each of its threads
+// has stopped: until then it may still answer.
+func (in *Instance) pause(ctx context.Context, name string) error {
+	if err := in.signal(name, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	p, err := in.process(name)
+	if err != nil {
+		return err
+	}
+	for !stopped(p.pid) && !p.gone() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("process %s: not all of its threads have stopped: %w", name, context.Cause(ctx))
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// stopped tells whether all threads of a process are stopped; true where nobody
+// can say.
+func stopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid)) // the pattern is well formed
+	for _, file := range threads {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// The state follows the name, which is in parentheses and may hold any.
+		if i := bytes.LastIndexByte(b, ')'); i+2 < len(b) && b[i+2] != 'T' {
+			return false
+		}
+	}
+	return true
 }
 
 // halt asks a process to leave and waits until it has.

@@ -17,7 +17,7 @@ func contextFor(t *testing.T, d time.Duration) (context.Context, context.CancelF
 
 func TestAHistoryReportIsKeptWithItsStrategyAndPassedOn(t *testing.T) {
 	ws := newWorldService(t)
-	s := newStand(t, withWorldService(ws))
+	s := newStand(t, withWorldService(ws), withArgs("--workers", "0"))
 	ws.on(script{status: 200, body: `{}`})
 	id := s.accepted(bodyWith(oneNode("a"), paperMeta, "w")).StrategyID
 	ws.seen()

@@ -38,8 +38,9 @@ func newPlayer(t *testing.T, target string) *player {
 	p := &player{ids: map[string]string{}, warm: map[string]bool{}, who: newCredentials(t), ws: newWorldService(t)}
 	options := []standOption{
 		withManager(&manager{state: "unknown"}), withArgs(p.who.args()...),
-		// the level stays NORMAL, as the original's does
-		withArgs("--degrade-every", "1h", "--breaker-open", "8s", "--events-url", "ws://127.0.0.1:18000/ws/evt", "--events-fallback-url", "ws://127.0.0.1:18000/ws"),
+		// The level stays NORMAL and strategies stay queued, as the original's do: it
+		// has neither monitor nor worker (design 9.5 wants both; they have tests of their own).
+		withArgs("--degrade-every", "1h", "--workers", "0", "--breaker-open", "8s", "--events-url", "ws://127.0.0.1:18000/ws/evt", "--events-fallback-url", "ws://127.0.0.1:18000/ws"),
 	}
 	switch target {
 	case "gw-kafka":

@@ -24,6 +24,31 @@ func TestExportedGraphCanBeLoaded(t *testing.T) {
 	if _, err := s.Claim(t.Context(), []diff.Claim{want("open", "claimed")}); err != nil {
 		t.Fatal(err)
 	}
+	m := exported(t, s)
+	if n, queues := m.Size(); n != nodes || queues != nodes {
+		t.Errorf("%d nodes and %d queues, want %d", n, queues, nodes)
+	}
+	checkExported(t, m, nodes)
+}
+
+func checkExported(t *testing.T, m *nodestore.Memory, nodes int) {
+	t.Helper()
+	found, err := m.Queues(t.Context(), []string{"x"}, 60, "any")
+	if err != nil || len(found) != nodes || found[0].Queue != "t0000" || found[nodes-1].Queue != "t1002" {
+		t.Errorf("%d queues by tag, %v", len(found), err)
+	}
+	got, err := m.Lookup(t.Context(), []string{"n0007", "open"})
+	if err != nil || got[0] == nil || got[1] != nil {
+		t.Fatalf("looked up: %+v, %v", got, err)
+	}
+	if got[0].CodeHash != "c" || len(got[0].ComputeKeys) != 1 {
+		t.Errorf("looked up: %+v", got[0])
+	}
+}
+
+// exported is a store in memory that began with what s exports.
+func exported(t *testing.T, s *nodestore.Neo4j) *nodestore.Memory {
+	t.Helper()
 	var file bytes.Buffer
 	if err := s.Export(t.Context(), &file); err != nil {
 		t.Fatal(err)
@@ -32,17 +57,7 @@ func TestExportedGraphCanBeLoaded(t *testing.T) {
 	if err := m.Load(t.Context(), &file); err != nil {
 		t.Fatal(err)
 	}
-	if n, queues := m.Size(); n != nodes || queues != nodes {
-		t.Errorf("%d nodes and %d queues, want %d", n, queues, nodes)
-	}
-	found, err := m.Queues(t.Context(), []string{"x"}, 60, "any")
-	if err != nil || len(found) != nodes || found[0].Queue != "t0000" || found[nodes-1].Queue != "t1002" {
-		t.Errorf("%d queues by tag, %v", len(found), err)
-	}
-	got, err := m.Lookup(t.Context(), []string{"n0007", "open"})
-	if err != nil || got[0] == nil || got[0].CodeHash != "c" || len(got[0].ComputeKeys) != 1 || got[1] != nil {
-		t.Errorf("looked up: %+v, %v", got, err)
-	}
+	return m
 }
 
 func TestSchemaIsToldAsStatements(t *testing.T) {

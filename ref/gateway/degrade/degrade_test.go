@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,11 +49,26 @@ func TestLevelByHealthAndProcessors(t *testing.T) {
 
 // queue counts what is held.
 type queue struct {
-	held, drained int
-	err           error
+	mu            sync.Mutex
+	held, drained int   // guarded by mu
+	err           error // guarded by mu
+}
+
+func (q *queue) set(held int, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.held, q.err = held, err
+}
+
+func (q *queue) out() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.drained
 }
 
 func (q *queue) Drain(context.Context) (int, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.err != nil {
 		return 0, q.err
 	}
@@ -68,14 +85,15 @@ func newDriver(ask func(context.Context) health.Report, q *queue) *Driver {
 
 func TestTheLevelFollowsHealthAndHeldStrategiesAreLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		now := report(health.OK, health.OK, health.OK)
+		var now atomic.Value
+		now.Store(report(health.OK, health.OK, health.OK))
 		q := &queue{}
-		d := newDriver(func(context.Context) health.Report { return now }, q)
+		d := newDriver(func(context.Context) health.Report { return now.Load().(health.Report) }, q)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- d.Run(ctx) }()
 		after := func(r health.Report) (Level, bool) {
-			now = r
+			now.Store(r)
 			time.Sleep(5 * time.Second)
 			synctest.Wait()
 			return d.Level(), d.Hold()
@@ -83,15 +101,15 @@ func TestTheLevelFollowsHealthAndHeldStrategiesAreLetGo(t *testing.T) {
 		if level, hold := after(report(health.OK, health.Error, health.OK)); level != Partial || !hold {
 			t.Errorf("DAG Manager sick: %s, hold %v", level, hold)
 		}
-		q.held = 2
-		if level, hold := after(report(health.Error, health.OK, health.OK)); level != Partial || hold || q.drained != 0 {
-			t.Errorf("Redis sick: %s, hold %v, drained %d", level, hold, q.drained)
+		q.set(2, nil)
+		if level, hold := after(report(health.Error, health.OK, health.OK)); level != Partial || hold || q.out() != 0 {
+			t.Errorf("Redis sick: %s, hold %v, drained %d", level, hold, q.out())
 		}
-		q.err = errors.New("as told")
+		q.set(2, errors.New("as told"))
 		after(report(health.OK, health.OK, health.OK))
-		q.err = nil
-		if level, hold := after(report(health.OK, health.OK, health.OK)); level != Normal || hold || q.drained != 2 {
-			t.Errorf("all well: %s, hold %v, drained %d", level, hold, q.drained)
+		q.set(2, nil)
+		if level, hold := after(report(health.OK, health.OK, health.OK)); level != Normal || hold || q.out() != 2 {
+			t.Errorf("all well: %s, hold %v, drained %d", level, hold, q.out())
 		}
 		stop()
 		if err := <-done; err != nil {

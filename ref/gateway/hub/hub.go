@@ -155,16 +155,21 @@ func (h *Hub) publish(topic string, e contract.Event, s contract.Stamp) {
 			f = newFrame(topic, e, s, h.seq)
 		}
 		reached++
-		if c.rate != nil && !c.rate.Allow() {
-			h.metrics.limited.Inc()
-			continue
-		}
-		if lost := c.queue.push(f); lost > 0 && topic != "" {
-			h.metrics.dropped.WithLabelValues(topic).Add(float64(lost))
-		}
+		h.give(c, topic, f)
 	}
 	if topic != "" && reached > 0 {
 		h.metrics.fanout.WithLabelValues(topic).Add(float64(reached))
+	}
+}
+
+// give puts a frame into a client's queue, where its rate allows it.
+func (h *Hub) give(c *client, topic string, f *frame) {
+	if c.rate != nil && !c.rate.Allow() {
+		h.metrics.limited.Inc()
+		return
+	}
+	if lost := c.queue.push(f); lost > 0 && topic != "" {
+		h.metrics.dropped.WithLabelValues(topic).Add(float64(lost))
 	}
 }
 
