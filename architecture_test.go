@@ -23,7 +23,7 @@ var layers = map[string]int{
 	"ref/dag": 2, "ref/internal": 2, "ref/dagmanager/batch": 2, "ref/gateway/model": 2,
 	"ref/dagmanager/diff": 3, "ref/dagmanager/stream": 3, "ref/dagmanager/topics": 4,
 	"ref/dagmanager/nodestore": 4, "ref/dagmanager/nodestore/nodestoretest": 4,
-	"ref/gateway/submit": 3, "ref/gateway/health": 3, "ref/gateway/controlbus": 3, "ref/gateway/hub": 3, "ref/gateway/world": 3,
+	"ref/gateway/submit": 3, "ref/gateway/health": 3, "ref/gateway/controlbus": 3, "ref/gateway/hub": 3, "ref/gateway/world": 3, "ref/gateway/openapi": 2,
 	"ref/dagmanager/gc": 5, "ref/dagmanager/jobs": 5,
 	"ref/gateway/rebalance": 4, "ref/gateway/fills": 4, "ref/gateway/degrade": 4,
 	"ref/gateway": 5, "ref/dagmanager": 6, "ref/cmd": 9,

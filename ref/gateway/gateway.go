@@ -48,12 +48,18 @@ type Gateway struct {
 	maxBody  int64
 	bodies   *semaphore.Weighted // the room of large submissions
 	guard    bool                // the live guard is on, as /status says
+	document []byte              // /openapi.json
 	failures service.Throttle
 }
 
 // Handler gives the routes.
 func (g *Gateway) Handler() http.Handler {
-	var rt router
+	return g.recovered(g.upgrades(g.level.Gate(g.routes())))
+}
+
+// routes are those of the table in package openapi.
+func (g *Gateway) routes() *router {
+	rt := &router{}
 	rt.add(http.MethodPost, "/strategies", g.submit(http.StatusAccepted, g.pipeline.Submit))
 	rt.add(http.MethodPost, "/strategies/dry-run", g.submit(http.StatusOK, g.pipeline.DryRun))
 	rt.add(http.MethodGet, "/strategies/{strategy_id}/status", g.strategyStatus)
@@ -70,7 +76,8 @@ func (g *Gateway) Handler() http.Handler {
 	rt.add(http.MethodGet, "/health", g.health)
 	rt.add(http.MethodGet, "/status", g.status)
 	rt.add(http.MethodGet, "/metrics", g.exposition)
-	return g.recovered(g.upgrades(g.level.Gate(&rt)))
+	rt.add(http.MethodGet, "/openapi.json", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, http.StatusOK, g.document) })
+	return rt
 }
 
 // upgrades takes WebSocket handshakes to the hub and the stream; for any other

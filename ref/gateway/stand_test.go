@@ -39,6 +39,7 @@ type stand struct {
 	kafka  *kfake.Cluster // nil without a commit log
 	dm     *manager
 	client *http.Client
+	given  *givenAnswers // what was seen of the described answers; nil: nobody asks
 }
 
 type standOption func(*standConfig)
@@ -48,6 +49,7 @@ type standConfig struct {
 	bus   string // ControlBus topics
 	dm    *manager
 	args  []string
+	given *givenAnswers
 }
 
 func withKafka(c *standConfig) { c.kafka = true }
@@ -63,7 +65,7 @@ func newStand(t *testing.T, options ...standOption) *stand {
 	for _, o := range options {
 		o(&c)
 	}
-	s := &stand{t: t, redis: miniredis.RunT(t), dm: c.dm, client: &http.Client{
+	s := &stand{t: t, redis: miniredis.RunT(t), dm: c.dm, given: c.given, client: &http.Client{
 		Timeout:       30 * time.Second, // longer than any answer may take
 		Transport:     &http.Transport{},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -164,7 +166,9 @@ func (s *stand) send(req *http.Request) answer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return answer{resp.StatusCode, resp.Header, string(b)}
+	a := answer{resp.StatusCode, resp.Header, string(b)}
+	s.wantDescribed(req, a)
+	return a
 }
 
 func (s *stand) get(path string) answer { s.t.Helper(); return s.do(http.MethodGet, path, "", "") }

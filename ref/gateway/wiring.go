@@ -20,6 +20,7 @@ import (
 	"qmtl.internal/plumbline/ref/gateway/fills"
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/hub"
+	"qmtl.internal/plumbline/ref/gateway/openapi"
 	"qmtl.internal/plumbline/ref/gateway/rebalance"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/gateway/world"
@@ -90,6 +91,10 @@ func start(rt *service.Runtime, c *Config) error {
 		WorldService: worldCollector(worlds),
 	}, c.Capabilities, health.ProbeLimit, health.CacheFor)
 	level := openDegradation(rt, c, monitor, registry)
+	document, err := openapi.Document()
+	if err != nil {
+		return fmt.Errorf("openapi: %w", err)
+	}
 	g := &Gateway{
 		log:     rt.Log,
 		metrics: rt.Metrics,
@@ -111,6 +116,8 @@ func start(rt *service.Runtime, c *Config) error {
 		monitor: monitor,
 		trades:  trades,
 		level:   level,
+
+		document: document,
 	}
 	return rt.ServeHTTP("http", c.Listen, g.Handler())
 }
