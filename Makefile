@@ -13,8 +13,10 @@ GOCYCLO     := go run github.com/fzipp/gocyclo/cmd/gocyclo@v0.6.0
 # Extra flags for a target, e.g. make bench ARGS='--profile smoke'. Every flag
 # of plumbline also reads an environment variable: PLUMBLINE_PROFILE=smoke.
 ARGS ?=
-# The DAG Manager that make bench-diff measures.
-DAGMANAGER ?= bin/dagmanager
+# The DAG Manager that make bench-diff measures; {kafka} and {neo4j} are the
+# addresses of servers that live as long as the measurement, {neo4j} is empty
+# where PLUMBLINE_PROVIDER has none. DAGMANAGER=bin/dagmanager: all in memory.
+DAGMANAGER ?= bin/dagmanager --replication=1 --kafka={kafka} --neo4j={neo4j}
 # Why a record is accepted as the baseline: make accept REASON='new disk'.
 REASON ?=
 # The run that report and accept read.
@@ -39,13 +41,13 @@ bench: build ## the whole gate: contract, load, audit, fidelity, complexity, com
 	bin/plumbline bench $(ARGS)
 
 .PHONY: bench-diff
-bench-diff: build ## diffs over gRPC, 100 to 10,000 nodes and 50/s, against their limits: make bench-diff DAGMANAGER='bin/dagmanager --neo4j bolt://…'
-	bin/diffload --max-p95 1000=15ms,10000=300ms --max-rate-p95 40ms $(ARGS) $(DAGMANAGER)
+bench-diff: build ## diffs over gRPC, 100 to 10,000 nodes and 50/s, against their limits: PLUMBLINE_PROVIDER=containers make bench-diff
+	bin/plumbline with -- bin/diffload --max-p95 1000=15ms,10000=300ms --max-rate-p95 40ms $(ARGS) $(DAGMANAGER)
 
 .PHONY: test
-test: ## all tests; those that need containers skip with a counted reason where Docker is absent
+test: build ## all tests; those that need containers skip with a counted reason where Docker is absent
 	@mkdir -p .artifacts
-	ref/dagmanager/nodestore/nodestoretest/with-neo4j.sh \
+	bin/plumbline with -- \
 	  $(GOTESTSUM) --format pkgname --jsonfile .artifacts/test.json -- -timeout 15m ./...
 
 .PHONY: mutants

@@ -122,7 +122,7 @@ func (a *app) root() *cobra.Command {
 		return nil
 	}
 	a.flags.places(root.PersistentFlags())
-	root.AddCommand(a.bench(), a.contract(), a.load(), a.ceiling(), a.heapCap(), a.floor(), a.judge(), a.report(), a.accept(), a.complexity(), a.compare(), a.up(), a.down(), a.doctor(), a.version())
+	root.AddCommand(a.bench(), a.contract(), a.load(), a.ceiling(), a.heapCap(), a.floor(), a.judge(), a.report(), a.accept(), a.complexity(), a.compare(), a.up(), a.down(), a.with(), a.doctor(), a.version())
 	return root
 }
 

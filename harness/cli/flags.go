@@ -54,12 +54,17 @@ func (f *flags) run(fs *pflag.FlagSet) {
 	fs.StringVar(&f.sut, "sut", "reference", "system under test: name or file of a descriptor, or URL of a running gateway")
 	fs.StringVar(&f.dagManager, "dagmanager", "", "gRPC host:port of the DAG Manager, where --sut is a URL")
 	fs.StringVar(&f.dagManagerHTTP, "dagmanager-http", "", "URL of the DAG Manager, where --sut is a URL")
+	f.servers(fs)
+	fs.StringArrayVar(&f.faults, "fault", nil, "deliberate harm, to prove the gate: lose=1/1000, double=1/1000, drop-field=NAME, delay=5ms, generator-cpu=5%")
+}
+
+// servers are the flags of what names backends.
+func (f *flags) servers(fs *pflag.FlagSet) {
 	fs.StringVar(&f.provider, "provider", "auto", "backends: auto, embedded, containers or external")
 	fs.StringVar(&f.kafka, "kafka", "", "host:port of Kafka, for --provider external")
 	fs.StringVar(&f.redis, "redis", "", "host:port of Redis, for --provider external")
 	fs.StringVar(&f.neo4j, "neo4j", "", "bolt URL of Neo4j, for --provider external")
 	fs.StringArrayVar(&f.images, "image", nil, "image of a server, for --provider containers: kafka=NAME, redis=NAME or neo4j=NAME")
-	fs.StringArrayVar(&f.faults, "fault", nil, "deliberate harm, to prove the gate: lose=1/1000, double=1/1000, drop-field=NAME, delay=5ms, generator-cpu=5%")
 	fs.BoolVar(&f.verbose, "verbose", false, "log what the harness does to standard error")
 }
 
