@@ -32,12 +32,18 @@ func busOptions() []kgo.Opt {
 	}
 }
 
+// publishLimit is how long the bus may take for a batch. What it did not take by
+// then is told to have failed, so that the outage is seen and tried again.
+const publishLimit = 5 * time.Second
+
 // publish is used by one goroutine.
 func (b *kafkaBus) publish(ctx context.Context, records []contract.Record) []error {
 	errs := make([]error, len(records))
 	if len(records) == 0 {
 		return errs
 	}
+	ctx, cancel := context.WithTimeout(ctx, publishLimit)
+	defer cancel()
 	b.makeTopics(ctx)
 	batch := make([]*kgo.Record, len(records))
 	for i, r := range records {
@@ -47,8 +53,15 @@ func (b *kafkaBus) publish(ctx context.Context, records []contract.Record) []err
 	for i, r := range batch {
 		place[r] = i
 	}
-	for _, res := range b.client.ProduceSync(ctx, batch...) {
+	done := b.client.ProduceSync(ctx, batch...)
+	for _, res := range done {
 		errs[place[res.Record]] = res.Err
+	}
+	if done.FirstErr() != nil {
+		// A bus may come back with its topics made anew, where what the client
+		// remembers of them, ids and sequence numbers, would never be taken.
+		b.client.PurgeTopicsFromProducing(b.topics...)
+		b.made = false
 	}
 	return errs
 }

@@ -199,6 +199,40 @@ func TestControlBusThatComesBack(t *testing.T) {
 	}
 }
 
+// The ControlBus goes while the service runs and comes back empty: what each
+// kind of event says meanwhile is told then, though nothing waited for it.
+func TestEveryKindOfEventOutlivesAnOutage(t *testing.T) {
+	port := freePort(t)
+	bus, busAddr := kafka(t, kfake.Ports(port), kfake.SeedTopics(1, "queue", "sentinel_weight"))
+	cluster, addr := kafka(t)
+	orphan := map[string]string{"qmtl.tag": "raw", "qmtl.interval": "60", "qmtl.created_at": fmt.Sprint(time.Now().AddDate(-1, 0, 0).Unix())}
+	if err := cluster.CreateTopic("a_N_old_v1", 1, orphan); err != nil {
+		t.Fatal(err)
+	}
+	p := run(t, "--kafka", addr, "--replication", "1", "--controlbus", busAddr, "--gc-drop", "always", "--gc-interval", "0")
+	p.mustAsk(&pb.DiffRequest{StrategyId: "s", DagJson: chain(1, "before")})
+	events(t, busAddr, 1)
+	bus.Close()
+	p.mustAsk(&pb.DiffRequest{StrategyId: "s", DagJson: chain(1, "while")})
+	p.mustAsk(&pb.DiffRequest{StrategyId: "s", ExecutionDomain: "live",
+		DagJson: `{"nodes":[{"node_type":"VersionSentinel","node_id":"q","version":"9","weight":0.25}]}`})
+	if done := p.trigger(""); len(done.Processed) != 1 {
+		t.Errorf("collected %+v", done)
+	}
+	eventually(t, func() error { return p.lacks("dagmanager_events_waiting 4") })
+	kafka(t, kfake.Ports(port), kfake.SeedTopics(1, "queue", "sentinel_weight"))
+	var said []string
+	for _, e := range events(t, busAddr, 4) {
+		said = append(said, strings.TrimSpace(e.Type+" "+e.key))
+	}
+	slices.Sort(said) // two topics, so the order is that of each
+	want := []string{"queue_lifecycle a_N_old_v1", "queue_updated btc,twhile", "queue_updated raw", "sentinel_weight_updated s-sentinel"}
+	if d := cmp.Diff(want, said); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	p.shows("dagmanager_events_lost_total 0")
+}
+
 // quiet is a stream that nobody listens to.
 type quiet struct {
 	grpc.ServerStream

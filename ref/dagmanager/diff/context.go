@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -151,6 +153,20 @@ func CoerceWeight(v pyjson.Value) (float64, bool) {
 // floatText is what Python's float() reads, save for nan and the infinities.
 var floatText = regexp.MustCompile(`^[+-]?(\d+(_\d+)*\.?|(\d+(_\d+)*)?\.\d+(_\d+)*)([eE][+-]?\d+(_\d+)*)?$`)
 
+// decimal gives the ASCII digit that a decimal digit of any script stands for,
+// as float() reads them. The digits of a script stand in a row, from 0 on, and
+// so do several rows without a gap.
+func decimal(r rune) rune {
+	if r < utf8.RuneSelf || !unicode.Is(unicode.Nd, r) {
+		return r
+	}
+	place := rune(0)
+	for unicode.Is(unicode.Nd, r-place-1) {
+		place++
+	}
+	return '0' + place%10
+}
+
 func toFloat(v pyjson.Value) (float64, bool) {
 	switch v.Kind() {
 	case pyjson.Float:
@@ -161,7 +177,7 @@ func toFloat(v pyjson.Value) (float64, bool) {
 		}
 		return 0, true
 	case pyjson.Int, pyjson.String:
-		text := pyjson.Strip(v.Text())
+		text := strings.Map(decimal, pyjson.Strip(v.Text()))
 		if !floatText.MatchString(text) {
 			return 0, false
 		}

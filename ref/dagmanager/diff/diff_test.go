@@ -19,6 +19,7 @@ import (
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
 	"qmtl.internal/plumbline/ref/dagmanager/nodestore"
 	"qmtl.internal/plumbline/ref/dagmanager/topics"
+	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -411,6 +412,22 @@ func TestSentinelOfSafeMode(t *testing.T) {
 	}
 	if r := s.must(dag("live")); !r.Inserted || !r.Gap || r.Weight == nil || r.Weight.Weight != 0.5 || r.Version != "2" {
 		t.Errorf("live: %+v", r)
+	}
+}
+
+// Weights are read as Python's float() reads them.
+func TestWeightsInAnyScript(t *testing.T) {
+	for text, want := range map[string]float64{
+		"0.5": 0.5, "\u0660.\u0665": 0.5, "\uff10\uff0e\uff15": -1, "\U0001d7ce.\U0001d7d3": 0.5, "\U0001d7d8.\U0001d7e1": 0.9, "1e-1": 0.1,
+		"\u2003.25\u2003": 0.25, "\u00bd": -1, "0x1p-2": -1, "1e400": -1, "-1e400": -1, "": -1, "0__1": -1, "5.": 1, ".": -1, "1e": -1, "+-1": -1, "00.5": 0.5,
+	} {
+		got, ok := diff.CoerceWeight(pyjson.OfString(text))
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("%q is %v, want %v", text, got, want)
+		}
 	}
 }
 

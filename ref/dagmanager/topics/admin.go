@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -180,5 +182,21 @@ func (a AdminSession) Open() (*Kafka, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("kafka %s: %w", a.Brokers, err)
 	}
-	return NewKafka(client), client.Close, nil
+	k := NewKafka(client)
+	k.hint = a.hint
+	return k, client.Close, nil
+}
+
+// hint says what may be set wrongly where the broker says nothing: one that
+// refuses a password, or does not speak TLS, often just hangs up or stays silent.
+func (a AdminSession) hint(err error) string {
+	var dialling *net.OpError
+	switch {
+	case a.SASL != "" && errors.Is(err, io.EOF):
+		return " (it hung up while " + a.SASL + " logged in: check user and password)"
+	case a.TLS && errors.As(err, &dialling) && dialling.Timeout():
+		return " (it may not speak TLS at this address)"
+	default:
+		return ""
+	}
 }

@@ -1,6 +1,7 @@
 package topics_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -80,24 +81,31 @@ func TestSecuredBroker(t *testing.T) {
 			a.SASL, a.User, a.Password = mechanism, who[0], who[1]
 			works(t, opened(t, a), cluster, a)
 			a.Password = "guess"
-			refused(t, a, nil) // this broker hangs up without a word
+			refused(t, a, nil, "password") // this broker hangs up without a word
 		})
 	}
 	t.Run("certificate of somebody else", func(t *testing.T) {
 		_, other, _ := certificate(t)
 		a := base
 		a.CA, a.SASL, a.User, a.Password = other, "plain", "p", "hush-1"
-		refused(t, a, topics.ErrUnavailable)
+		refused(t, a, topics.ErrUnavailable, "certificate")
 	})
 	t.Run("another name", func(t *testing.T) {
 		a := base
 		a.ServerName, a.SASL, a.User, a.Password = "broker", "plain", "p", "hush-1"
 		works(t, opened(t, a), cluster, a)
 		a.ServerName = "elsewhere"
-		refused(t, a, topics.ErrUnavailable)
+		refused(t, a, topics.ErrUnavailable, `not elsewhere`)
 	})
 	t.Run("without TLS", func(t *testing.T) {
-		refused(t, topics.AdminSession{Brokers: base.Brokers, Timeout: 500 * time.Millisecond}, nil)
+		refused(t, topics.AdminSession{Brokers: base.Brokers, Timeout: 500 * time.Millisecond}, nil, "TLS")
+	})
+	t.Run("TLS where there is none", func(t *testing.T) {
+		plain := newStand(t, topics.Options{})
+		refused(t, topics.AdminSession{Brokers: plain.ListenAddrs()[0], TLS: true, CA: cert, Timeout: time.Second}, nil, "TLS")
+	})
+	t.Run("without SASL", func(t *testing.T) {
+		refused(t, base, nil, "SASL")
 	})
 }
 
@@ -136,13 +144,15 @@ func produce(t *testing.T, a topics.AdminSession, topic string) {
 	}
 }
 
-// refused checks the kind of error, where there is one, and that no secret is
-// told.
-func refused(t *testing.T, a topics.AdminSession, kind error) {
+// refused checks the kind of error, where there is one, that it says what to
+// mend, that it comes within the session's own limit, and that no secret is told.
+func refused(t *testing.T, a topics.AdminSession, kind error, says string) {
 	t.Helper()
-	_, err := opened(t, a).List(t.Context())
-	if err == nil || kind != nil && !errors.Is(err, kind) {
-		t.Errorf("error %v, want %v", err, kind)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*a.Timeout)
+	defer cancel()
+	_, err := opened(t, a).List(ctx)
+	if err == nil || kind != nil && !errors.Is(err, kind) || !strings.Contains(err.Error(), says) || ctx.Err() != nil {
+		t.Errorf("error %v, want %v that says %s", err, kind, says)
 	}
 	if err != nil && a.Password != "" && strings.Contains(err.Error(), a.Password) {
 		t.Errorf("the password is told: %v", err)

@@ -19,19 +19,20 @@ import (
 type Kafka struct {
 	client *kgo.Client
 	admin  *kadm.Client
+	hint   func(error) string // what may be set wrongly when the broker is not reached
 }
 
 // NewKafka wraps a client, which stays the caller's and which brings addresses,
 // security and retry settings. See AdminSession.
 func NewKafka(client *kgo.Client) *Kafka {
-	return &Kafka{client: client, admin: kadm.NewClient(client)}
+	return &Kafka{client: client, admin: kadm.NewClient(client), hint: AdminSession{}.hint}
 }
 
 // List implements Broker.
 func (k *Kafka) List(ctx context.Context) (map[string]Shape, error) {
 	all, err := k.admin.ListTopicsWithInternal(ctx)
 	if err != nil {
-		return nil, failure("list topics", err)
+		return nil, k.failure("list topics", err)
 	}
 	out := make(map[string]Shape, len(all))
 	for name, t := range all {
@@ -50,11 +51,11 @@ func shapeOf(t kadm.TopicDetail) Shape {
 func (k *Kafka) Describe(ctx context.Context, names []string) (map[string]Shape, error) {
 	details, err := k.admin.ListTopics(ctx, names...)
 	if err != nil {
-		return nil, failure("describe topics", err)
+		return nil, k.failure("describe topics", err)
 	}
 	configs, err := k.admin.DescribeTopicConfigs(ctx, names...)
 	if err != nil {
-		return nil, failure("describe topic configurations", err)
+		return nil, k.failure("describe topic configurations", err)
 	}
 	out := make(map[string]Shape, len(names))
 	for name, t := range details {
@@ -91,7 +92,7 @@ func (k *Kafka) Extents(ctx context.Context, names ...string) (map[string]Extent
 	if len(names) == 0 {
 		all, err := k.admin.ListTopics(ctx)
 		if err != nil {
-			return nil, failure("list topics", err)
+			return nil, k.failure("list topics", err)
 		}
 		if names = all.Names(); len(names) == 0 {
 			return map[string]Extent{}, nil
@@ -99,11 +100,11 @@ func (k *Kafka) Extents(ctx context.Context, names ...string) (map[string]Extent
 	}
 	first, err := k.admin.ListStartOffsets(ctx, names...)
 	if err != nil {
-		return nil, failure("list first offsets", err)
+		return nil, k.failure("list first offsets", err)
 	}
 	last, err := k.admin.ListEndOffsets(ctx, names...)
 	if err != nil {
-		return nil, failure("list last offsets", err)
+		return nil, k.failure("list last offsets", err)
 	}
 	out := make(map[string]Extent, len(names))
 	for _, name := range names {
@@ -121,7 +122,7 @@ func (k *Kafka) Lag(ctx context.Context, groups ...string) (map[string]int64, er
 	for _, group := range groups {
 		committed, err := k.admin.FetchOffsets(ctx, group)
 		if err != nil {
-			return nil, failure("offsets of group "+group, err)
+			return nil, k.failure("offsets of group "+group, err)
 		}
 		topics := committed.Offsets().TopicsSet().Topics()
 		if len(topics) == 0 {
@@ -129,7 +130,7 @@ func (k *Kafka) Lag(ctx context.Context, groups ...string) (map[string]int64, er
 		}
 		last, err := k.admin.ListEndOffsets(ctx, topics...)
 		if err != nil {
-			return nil, failure("list last offsets", err)
+			return nil, k.failure("list last offsets", err)
 		}
 		for topic, parts := range committed {
 			lag[topic] = max(lag[topic], behind(parts, last[topic]))
@@ -163,7 +164,7 @@ func extentOf(first, last map[int32]kadm.ListedOffset) (e Extent, whole bool) {
 func (k *Kafka) Delete(ctx context.Context, names []string) ([]error, error) {
 	done, err := k.admin.DeleteTopics(ctx, names...)
 	if err != nil {
-		return nil, failure("delete topics", err)
+		return nil, k.failure("delete topics", err)
 	}
 	errs := make([]error, len(names))
 	for i, name := range names {
@@ -194,7 +195,7 @@ func (k *Kafka) Create(ctx context.Context, specs []Spec) ([]error, error) {
 	}
 	resp, err := req.RequestWith(ctx, k.client)
 	if err != nil {
-		return nil, failure("create topics", err)
+		return nil, k.failure("create topics", err)
 	}
 	for _, i := range place {
 		errs[i] = verdictOf(specs[i], kerr.UnknownServerError) // until the answer says better
@@ -248,7 +249,7 @@ func verdictOf(s Spec, err error) error {
 }
 
 // failure sorts the error of a whole request.
-func failure(what string, err error) error {
+func (k *Kafka) failure(what string, err error) error {
 	kind := ErrUnavailable
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -256,5 +257,5 @@ func failure(what string, err error) error {
 	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
 		kind = ErrLogin
 	}
-	return fmt.Errorf("%s: %w: %w", what, kind, err)
+	return fmt.Errorf("%s: %w: %w%s", what, kind, err, k.hint(err))
 }
