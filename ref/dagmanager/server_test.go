@@ -136,7 +136,7 @@ func chain(n int, prefix string) string {
 	}
 	nodes := make([]node, n)
 	for i := range nodes {
-		nodes[i] = node{ID: fmt.Sprintf("blake3:%s%08d", prefix, i), Type: "IndicatorNode", Code: fmt.Sprintf("c%d", i),
+		nodes[i] = node{ID: fmt.Sprintf("blake3:%s%08d", prefix, i), Type: "IndicatorNode", Code: fmt.Sprintf("%064x", i),
 			Schema: "s", Interval: 60, Period: 5, Tags: []string{"btc", "t" + prefix}, Inputs: []string{}}
 		if i > 0 {
 			nodes[i].Inputs = []string{nodes[i-1].ID}

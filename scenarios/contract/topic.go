@@ -25,14 +25,16 @@ type TopicSpec struct {
 	Namespace string // from Namespace or NamespaceOf; "" means none
 }
 
-// Lengths of the digest in a topic's name: the first that is tried, the step,
-// and where the search for a topic named after its code begins.
+// Lengths of the digest in a topic's name: the first that is tried, and the step.
 const (
-	shortDigest  = 8
-	legacyDigest = 6
-	digestStep   = 2
-	lastSuffix   = 9999
+	shortDigest = 8
+	digestStep  = 2
+	lastSuffix  = 9999
 )
+
+// LegacyStem is how many characters of a code hash a topic that was named after
+// it has at least, unless the hash is shorter.
+const LegacyStem = 6
 
 // ErrNoTopicName means that every name of a node's topic is taken.
 var ErrNoTopicName = errors.New("every topic name is taken")
@@ -58,7 +60,7 @@ func TopicName(s TopicSpec, exists func(name string) bool) (string, error) {
 // in the order of preference. Without a code hash there are none.
 func (s TopicSpec) LegacyNames() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for cut := range prefixes(s.CodeHash, legacyDigest) {
+		for cut := range prefixes(s.CodeHash, LegacyStem) {
 			base := s.base(cut)
 			namespaced := EnsureNamespace(base, s.Namespace)
 			if !yield(namespaced) {
@@ -69,6 +71,20 @@ func (s TopicSpec) LegacyNames() iter.Seq[string] {
 			}
 		}
 	}
+}
+
+// LegacyStems are what the names of LegacyNames begin with, each with one of the
+// two: up to LegacyStem characters of the code hash, which follow an underscore.
+// They let a few questions stand for dozens. It is not ok when they cannot be
+// told: the code hash is shorter, or the namespace reaches into it.
+func (s TopicSpec) LegacyStems() (namespaced, plain string, ok bool) {
+	for code := range prefixes(s.CodeHash, LegacyStem) {
+		base := s.base(code)
+		plain = base[:len(s.Asset)+len(s.NodeType)+len(code)+2]
+		ok = utf8.RuneCountInString(code) == LegacyStem && len(s.Namespace) < len(plain)
+		return EnsureNamespace(plain, s.Namespace), plain, ok
+	}
+	return "", "", false
 }
 
 // Names gives the names that the topic of the node may take, the preferred one

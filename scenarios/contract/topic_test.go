@@ -65,11 +65,14 @@ func FuzzTopicName(f *testing.F) {
 	f.Add("blake3:abcdef1234567890", "ffeeddcc", "w.live", "N")
 	f.Add("", "", "", "")
 	f.Add("노드:노드", "é", "-a-._b_", "\xff")
+	f.Add("n", "코드코드코드코드", "a_n.b_c0ffee.x", "n.b")
+	f.Add("n", "c0ffee00", "a_x", "x.y")
 	f.Fuzz(func(t *testing.T, id, code, ns, typ string) {
 		spec := contract.TopicSpec{
 			Asset: "a", NodeType: typ, NodeID: id, Version: "v1", CodeHash: code,
 			Namespace: contract.NamespaceOf(pyjson.OfString(ns)),
 		}
+		checkStems(t, spec)
 		taken := map[string]bool{}
 		for range 5 { // what is taken is never given again
 			name, err := contract.TopicName(spec, func(n string) bool { return taken[n] })
@@ -85,6 +88,27 @@ func FuzzTopicName(f *testing.F) {
 			taken[name] = true
 		}
 	})
+}
+
+// checkStems wants every legacy name to begin with a stem that ends LegacyStem
+// characters after an underscore.
+func checkStems(t *testing.T, spec contract.TopicSpec) {
+	t.Helper()
+	namespaced, plain, ok := spec.LegacyStems()
+	if !ok {
+		return
+	}
+	for name := range spec.LegacyNames() {
+		if !strings.HasPrefix(name, namespaced) && !strings.HasPrefix(name, plain) {
+			t.Errorf("%q begins neither with %q nor with %q", name, namespaced, plain)
+		}
+	}
+	for _, stem := range []string{namespaced, plain} {
+		runes := []rune(stem)
+		if at := len(runes) - contract.LegacyStem - 1; at < 0 || runes[at] != '_' {
+			t.Errorf("stem %q does not end %d characters after an underscore", stem, contract.LegacyStem)
+		}
+	}
 }
 
 func FuzzPartitionKey(f *testing.F) {

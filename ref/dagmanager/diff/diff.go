@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 
@@ -403,12 +404,21 @@ func (r *registrar) claim(n *node) Claim {
 	}
 }
 
+// legacyNames are those of the spec, none when no topic begins like one of them:
+// there are dozens of names, and hardly ever such a topic.
+func (r *registrar) legacyNames(spec contract.TopicSpec) iter.Seq[string] {
+	if namespaced, plain, ok := spec.LegacyStems(); ok && !r.topics.Begins(namespaced) && !r.topics.Begins(plain) {
+		return func(func(string) bool) {}
+	}
+	return spec.LegacyNames()
+}
+
 // choose names a topic: one that was named after the code of the node and that
 // no node owns, else the shortest name that no node owns. A topic that exists
 // under that name, in our shape and owned by nobody, is the one that an earlier
 // life of this node left behind; in another shape it is somebody else's.
 func (r *registrar) choose(spec contract.TopicSpec, owned func(string) bool, fit func(string) Fit) (string, error) {
-	for name := range spec.LegacyNames() {
+	for name := range r.legacyNames(spec) {
 		if fit(name) != Absent && !owned(name) {
 			r.legacy[name] = true
 			return name, nil

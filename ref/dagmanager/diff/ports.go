@@ -136,6 +136,10 @@ type Topics interface {
 	Refresh(ctx context.Context) error
 	// Fit says what is known about a topic without asking the broker.
 	Fit(t Topic) Fit
+	// Begins says whether the name of a known topic may begin with stem, which
+	// ends contract.LegacyStem characters after an underscore: without one that
+	// does it may still say so, with one it does.
+	Begins(stem string) bool
 	// Ensure makes sure that all topics exist, with one request for those that
 	// are not known. Either all exist afterwards or the error says why not; a
 	// ForeignError says that another choice of names may help.

@@ -209,6 +209,13 @@ func (s *Session) Fit(t diff.Topic) diff.Fit {
 	}
 }
 
+// Begins implements diff.Topics.
+func (s *Session) Begins(stem string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.view.begins(stem)
+}
+
 // order is a topic that somebody asks the broker about: to make it or, when it
 // exists, to look at it. Whoever needs the same topic waits for the same order.
 type order struct {

@@ -1,9 +1,13 @@
 package topics
 
 import (
+	"hash/maphash"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
+
+	"qmtl.internal/plumbline/scenarios/contract"
 )
 
 // view is what a session knows of the broker's topics: by name in lower case,
@@ -11,6 +15,10 @@ import (
 type view struct {
 	byFold map[string][]*known
 	count  int
+	// stems counts how many names begin with what ends contract.LegacyStem
+	// characters after an underscore, by hash.
+	seed  maphash.Seed
+	stems map[uint64]int32
 }
 
 type known struct {
@@ -24,7 +32,7 @@ type known struct {
 
 // viewOf is the view of a list of topics.
 func viewOf(all map[string]Shape) view {
-	v := view{byFold: make(map[string][]*known, len(all))}
+	v := view{byFold: make(map[string][]*known, len(all)), seed: maphash.MakeSeed(), stems: make(map[uint64]int32, 4*len(all))}
 	for name, shape := range all {
 		v.add(name, shape).exists = true
 	}
@@ -56,6 +64,33 @@ func (v view) find(name string) *known {
 	return nil
 }
 
+// begins says whether a name may begin with a stem: it may be told so in vain,
+// never the other way round.
+func (v view) begins(stem string) bool {
+	return v.count > 0 && v.stems[maphash.String(v.seed, stem)] > 0
+}
+
+// tally counts the stems of a name, n is 1 or -1.
+func (v *view) tally(name string, n int32) {
+	for at := range len(name) {
+		if name[at] != '_' {
+			continue
+		}
+		end, chars := at+1, 0
+		for ; chars < contract.LegacyStem && end < len(name); chars++ {
+			_, size := utf8.DecodeRuneInString(name[end:])
+			end += size
+		}
+		if chars < contract.LegacyStem {
+			return
+		}
+		stem := maphash.String(v.seed, name[:end])
+		if v.stems[stem] += n; v.stems[stem] == 0 {
+			delete(v.stems, stem)
+		}
+	}
+}
+
 // near gives the names that equal name but for case.
 func (v view) near(name string) []string {
 	var out []string
@@ -73,12 +108,13 @@ func (v *view) add(name string, shape Shape) *known {
 		return k
 	}
 	if v.byFold == nil {
-		v.byFold = map[string][]*known{}
+		v.byFold, v.seed, v.stems = map[string][]*known{}, maphash.MakeSeed(), map[uint64]int32{}
 	}
 	k := &known{name: strings.Clone(name), shape: shape}
 	fold := strings.ToLower(k.name)
 	v.byFold[fold] = append(v.byFold[fold], k)
 	v.count++
+	v.tally(k.name, 1)
 	return k
 }
 
@@ -90,6 +126,7 @@ func (v *view) remove(name string) {
 		return
 	}
 	v.count--
+	v.tally(name, -1)
 	if len(list) == 1 {
 		delete(v.byFold, fold)
 		return

@@ -19,7 +19,7 @@ func Server(t testing.TB) string {
 	t.Helper()
 	url := os.Getenv(ServerVariable)
 	if url == "" {
-		t.Skip("needs containers: set PLUMBLINE_TEST_NEO4J=bolt://127.0.0.1:PORT (make test does it where Docker answers)")
+		t.Skip("needs containers: run it by bin/plumbline with -- go test …, as make test does, or set PLUMBLINE_TEST_NEO4J=bolt://HOST:PORT")
 	}
 	turn, err := os.OpenFile(filepath.Join(os.TempDir(), "plumbline-test-neo4j.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
