@@ -10,10 +10,10 @@ import (
 	"qmtl.internal/plumbline/scenarios/contract"
 )
 
-// view is what a session knows of the broker's topics: by name in lower case,
-// since names that differ only in case are what it must find.
+// view is what a session knows of the broker's topics: by a hash of the name in
+// lower case, since names that differ only in case are what it must find.
 type view struct {
-	byFold map[string][]*known
+	byFold map[uint64][]*known
 	count  int
 	// stems counts how many names begin with what ends contract.LegacyStem
 	// characters after an underscore, by hash.
@@ -32,7 +32,7 @@ type known struct {
 
 // viewOf is the view of a list of topics.
 func viewOf(all map[string]Shape) view {
-	v := view{byFold: make(map[string][]*known, len(all)), seed: maphash.MakeSeed(), stems: make(map[uint64]int32, 4*len(all))}
+	v := view{byFold: make(map[uint64][]*known, len(all)), seed: maphash.MakeSeed(), stems: make(map[uint64]int32, 4*len(all))}
 	for name, shape := range all {
 		v.add(name, shape).exists = true
 	}
@@ -56,12 +56,31 @@ func (v *view) learn(old view) {
 }
 
 func (v view) find(name string) *known {
-	for _, k := range v.byFold[strings.ToLower(name)] {
+	if v.count == 0 { // no seed either
+		return nil
+	}
+	for _, k := range v.byFold[v.fold(name)] {
 		if k.name == name {
 			return k
 		}
 	}
 	return nil
+}
+
+// fold hashes a name in lower case. Every step of every topic asks for it, so
+// that names of ordinary length and letters cost no memory.
+func (v view) fold(name string) uint64 {
+	var room [256]byte
+	lower := append(room[:0], name...)
+	for i, c := range lower {
+		if c >= utf8.RuneSelf {
+			return maphash.String(v.seed, strings.ToLower(name))
+		}
+		if 'A' <= c && c <= 'Z' {
+			lower[i] = c + 'a' - 'A'
+		}
+	}
+	return maphash.Bytes(v.seed, lower)
 }
 
 // begins says whether a name may begin with a stem: it may be told so in vain,
@@ -94,8 +113,11 @@ func (v *view) tally(name string, n int32) {
 // near gives the names that equal name but for case.
 func (v view) near(name string) []string {
 	var out []string
-	for _, k := range v.byFold[strings.ToLower(name)] {
-		if k.name != name {
+	if v.count == 0 {
+		return nil
+	}
+	for _, k := range v.byFold[v.fold(name)] {
+		if k.name != name && strings.ToLower(k.name) == strings.ToLower(name) {
 			out = append(out, k.name)
 		}
 	}
@@ -104,14 +126,14 @@ func (v view) near(name string) []string {
 
 // add gives the entry of that name, made when there is none.
 func (v *view) add(name string, shape Shape) *known {
+	if v.byFold == nil {
+		*v = viewOf(nil)
+	}
 	if k := v.find(name); k != nil {
 		return k
 	}
-	if v.byFold == nil {
-		v.byFold, v.seed, v.stems = map[string][]*known{}, maphash.MakeSeed(), map[uint64]int32{}
-	}
 	k := &known{name: strings.Clone(name), shape: shape}
-	fold := strings.ToLower(k.name)
+	fold := v.fold(k.name)
 	v.byFold[fold] = append(v.byFold[fold], k)
 	v.count++
 	v.tally(k.name, 1)
@@ -119,7 +141,7 @@ func (v *view) add(name string, shape Shape) *known {
 }
 
 func (v *view) remove(name string) {
-	fold := strings.ToLower(name)
+	fold := v.fold(name)
 	list := v.byFold[fold]
 	at := slices.IndexFunc(list, func(k *known) bool { return k.name == name })
 	if at < 0 {
