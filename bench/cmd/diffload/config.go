@@ -20,6 +20,7 @@ type config struct {
 	topics        []int
 	rate          int
 	rateNodes     int
+	settle        time.Duration // after topics were made
 	warmUp        time.Duration
 	window        time.Duration
 	connections   int
@@ -52,6 +53,7 @@ func parse(args []string, errs io.Writer) (*config, error) {
 	fs.IntVar(&c.count, "count", 200, "`diffs` of each size, one by one")
 	fs.IntVar(&c.rate, "rate", 50, "diffs a `second` by the open model; 0: none")
 	fs.IntVar(&c.rateNodes, "rate-nodes", 1000, "`size` of the DAG that is diffed by the open model")
+	fs.DurationVar(&c.settle, "settle", 3*time.Second, "how `long` to wait after topics were made: their servers go on working")
 	fs.DurationVar(&c.warmUp, "warm-up", 3*time.Second, "how `long` the open model runs before it counts")
 	fs.DurationVar(&c.window, "window", 30*time.Second, "how `long` it runs then")
 	fs.DurationVar(&c.limits.rate, "max-rate-p95", 0, "`limit` of p95 by the open model; 0: none")
@@ -90,7 +92,7 @@ func (c *config) check(nodes, topics, limits string) error {
 		have, least int
 	}{
 		{"count", c.count, 1}, {"rate", c.rate, 0}, {"rate-nodes", c.rateNodes, 1}, {"connections", c.connections, 1},
-		{"warm-up", int(c.warmUp), 0}, {"window", int(c.window), 1},
+		{"settle", int(c.settle), 0}, {"warm-up", int(c.warmUp), 0}, {"window", int(c.window), 1},
 	} {
 		if f.have < f.least {
 			all = append(all, fmt.Errorf("--%s: want %d or more", f.name, f.least))

@@ -112,6 +112,14 @@ func (b *bench) teach(ctx context.Context, nodes int) (diffload.DAG, diffload.An
 		return d, diffload.Answer{}, err
 	}
 	want, err := diffload.Teach(ctx, b.client, d)
+	if err != nil {
+		return d, want, err
+	}
+	select {
+	case <-time.After(b.settle):
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
 	return d, want, err
 }
 

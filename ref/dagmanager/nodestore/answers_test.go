@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
 	"qmtl.internal/plumbline/scenarios/contract"
@@ -162,14 +166,83 @@ func TestCacheKeepsTheLastUsed(t *testing.T) {
 	c.put(c.begin(), ready("b"))
 	c.get([]string{"a"})
 	c.put(c.begin(), ready("c"))
-	found, missing := c.get([]string{"a", "b", "c"})
+	found, missing, _ := c.get([]string{"a", "b", "c"})
 	if found[0] == nil || found[1] != nil || found[2] == nil || len(missing) != 1 || c.count() != 2 {
 		t.Errorf("found %v, missing %v, %d kept", found, missing, c.count())
 	}
 	now = now.Add(time.Minute + 1)
-	if _, missing := c.get([]string{"a", "c"}); len(missing) != 2 {
+	if _, missing, _ := c.get([]string{"a", "c"}); len(missing) != 2 {
 		t.Errorf("after its age: missing %v", missing)
 	}
+}
+
+// What is in use is told once, in good time, as to be read again.
+func TestCacheTellsWhatAges(t *testing.T) {
+	c, now := newCache(10, time.Minute), time.Unix(0, 0)
+	c.now = func() time.Time { return now }
+	ask := func() []string { _, _, aging := c.get([]string{"a", "b"}); return aging }
+	c.put(c.begin(), ready("a"))
+	if got := ask(); got != nil {
+		t.Errorf("at once: %v", got)
+	}
+	now = now.Add(44 * time.Second) // the earliest end is 45 s, and it is told a quarter of a minute before
+	told := ask()
+	now = now.Add(time.Second)
+	if told = append(told, ask()...); !slices.Equal(told, []string{"a"}) {
+		t.Errorf("told %v", told)
+	}
+	c.put(c.begin(), ready("a"))
+	now = now.Add(29 * time.Second)
+	if got := ask(); got != nil {
+		t.Errorf("after it was read again: %v", got)
+	}
+}
+
+// A lookup of what ages asks for nothing, and has it read again.
+func TestLookupHasAgingNodesReadAgain(t *testing.T) {
+	s, err := OpenNeo4j(Neo4jOptions{URL: "bolt://127.0.0.1:1", Cache: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, read := time.Unix(0, 0), make(chan []string, 1)
+	s.cache.now = func() time.Time { return now }
+	s.renewal.read = func(_ context.Context, ids []string) error { read <- ids; return nil }
+	s.cache.put(s.cache.begin(), ready("a"))
+	now = now.Add(45 * time.Second)
+	if found, err := s.Lookup(t.Context(), []string{"a"}); err != nil || found[0] == nil {
+		t.Errorf("found %v, %v", found, err)
+	}
+	if got := <-read; !slices.Equal(got, []string{"a"}) {
+		t.Errorf("read again: %v", got)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRenewalReadsTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls [][]string
+		r := newRenewal(func(_ context.Context, ids []string) error {
+			calls = append(calls, ids)
+			if len(calls) == 1 {
+				return ErrUnavailable
+			}
+			return nil
+		})
+		r.add([]string{"a"})
+		r.add([]string{"b"})
+		r.add(nil)
+		time.Sleep(time.Second)
+		r.add([]string{"c"})
+		time.Sleep(time.Second)
+		r.add([]string{"never"})
+		r.close()
+		r.add([]string{"late"})
+		if d := cmp.Diff([][]string{{"a", "b"}, {"c"}}, calls); d != "" {
+			t.Errorf("read (-want +got):\n%s", d)
+		}
+	})
 }
 
 func TestCacheTakesOnlyWhatLasts(t *testing.T) {
@@ -180,7 +253,7 @@ func TestCacheTakesOnlyWhatLasts(t *testing.T) {
 	for _, n := range []*diff.Node{open, foreign, bare, ready("ready")} {
 		c.put(c.begin(), n)
 	}
-	if _, missing := c.get([]string{"open", "foreign", "bare", "ready"}); len(missing) != 3 {
+	if _, missing, _ := c.get([]string{"open", "foreign", "bare", "ready"}); len(missing) != 3 {
 		t.Errorf("missing %v", missing)
 	}
 	before := c.begin()

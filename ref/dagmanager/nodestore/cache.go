@@ -25,28 +25,36 @@ type cache struct {
 type remembered struct {
 	node *diff.Node
 	till time.Time
+	aged bool // somebody was told that it is to be read again
 }
 
 func newCache(most int, age time.Duration) *cache {
 	return &cache{most: most, age: age, now: time.Now, byID: map[string]*list.Element{}}
 }
 
-// get returns what is remembered of each id, and the ids of the others.
-func (c *cache) get(ids []string) (found []*diff.Node, missing []string) {
+// get returns what is remembered of each id, and the ids of the others. Of what
+// will soon count no more, aging holds what was not told before: read again in
+// time, what is in use is never missing.
+func (c *cache) get(ids []string) (found []*diff.Node, missing, aging []string) {
 	found = make([]*diff.Node, len(ids))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
 	for i, id := range ids {
 		e := c.byID[id]
-		if e == nil || now.After(e.Value.(remembered).till) {
+		if e == nil || now.After(e.Value.(*remembered).till) {
 			missing = append(missing, id)
 			continue
 		}
-		found[i] = e.Value.(remembered).node
+		r := e.Value.(*remembered)
+		found[i] = r.node
 		c.recent.MoveToFront(e)
+		if !r.aged && now.After(r.till.Add(-c.age/4)) {
+			r.aged = true
+			aging = append(aging, r.node.ID)
+		}
 	}
-	return found, missing
+	return found, missing, aging
 }
 
 // begin returns the era for put, to be asked for before the database is.
@@ -68,7 +76,7 @@ func (c *cache) put(era uint64, n *diff.Node) {
 		return
 	}
 	// What was read together is not forgotten together.
-	entry := remembered{n, c.now().Add(c.age - rand.N(c.age/4+1))}
+	entry := &remembered{node: n, till: c.now().Add(c.age - rand.N(c.age/4+1))}
 	if e := c.byID[n.ID]; e != nil {
 		e.Value = entry
 		c.recent.MoveToFront(e)
@@ -77,7 +85,7 @@ func (c *cache) put(era uint64, n *diff.Node) {
 	c.byID[n.ID] = c.recent.PushFront(entry)
 	if len(c.byID) > c.most {
 		oldest := c.recent.Back()
-		delete(c.byID, c.recent.Remove(oldest).(remembered).node.ID)
+		delete(c.byID, c.recent.Remove(oldest).(*remembered).node.ID)
 	}
 }
 

@@ -99,7 +99,8 @@ type Neo4j struct {
 	cache  *cache
 	tags   *answers
 
-	reads *batch.Group[string, *reading]
+	reads   *batch.Group[string, *reading]
+	renewal *renewal
 
 	// The schema is looked at whenever an outage was seen since it was last:
 	// another database may have come back than the one that went.
@@ -134,12 +135,18 @@ func OpenNeo4j(o Neo4jOptions) (*Neo4j, error) {
 	}
 	s := &Neo4j{driver: driver, opts: o, cache: newCache(o.Cache, o.CacheAge), tags: newAnswers(o.TagAge)}
 	s.reads = batch.New(mostReads, func(r *reading) string { return r.id }, s.readAll)
+	s.renewal = newRenewal(func(ctx context.Context, ids []string) error {
+		return s.readInto(ctx, ids, make(map[string]*diff.Node, len(ids)))
+	})
 	s.outages.Store(1)
 	return s, nil
 }
 
 // Close ends all connections.
-func (s *Neo4j) Close(ctx context.Context) error { return s.driver.Close(ctx) }
+func (s *Neo4j) Close(ctx context.Context) error {
+	s.renewal.close()
+	return s.driver.Close(ctx)
+}
 
 // Ping says whether the database answers a query.
 func (s *Neo4j) Ping(ctx context.Context) error {
@@ -193,7 +200,8 @@ func (s *Neo4j) Warm(ctx context.Context) error {
 
 // Recall returns what is remembered of each id as Lookup would, nil for the rest.
 func (s *Neo4j) Recall(ids []string) []*diff.Node {
-	found, _ := s.cache.get(ids)
+	found, _, aging := s.cache.get(ids)
+	s.renewal.add(aging)
 	return found
 }
 
@@ -387,7 +395,8 @@ func as[T error](err error) bool {
 	return errors.As(err, &target)
 }
 
-// Lookup implements diff.Nodes. Nodes that are remembered cost no round trip.
+// Lookup implements diff.Nodes. Nodes that are remembered cost no round trip;
+// those in use are read again before what is remembered counts no more.
 //
 // Only nodes are remembered all of whose queues were registered by diffs and are
 // ready. No DAG Manager takes such a queue away or changes it, so that what is
@@ -396,7 +405,8 @@ func as[T error](err error) bool {
 // Nodes that others wrote, and open claims, are asked for each time. What an
 // operator deletes is noticed after CacheAge, or after an outage.
 func (s *Neo4j) Lookup(ctx context.Context, ids []string) ([]*diff.Node, error) {
-	out, missing := s.cache.get(ids)
+	out, missing, aging := s.cache.get(ids)
+	s.renewal.add(aging)
 	if len(missing) == 0 {
 		return out, nil
 	}
