@@ -17,6 +17,9 @@ ARGS ?=
 # addresses of servers that live as long as the measurement, {neo4j} is empty
 # where PLUMBLINE_PROVIDER has none. DAGMANAGER=bin/dagmanager: all in memory.
 DAGMANAGER ?= bin/dagmanager --replication=1 --kafka={kafka} --neo4j={neo4j}
+# How long make fuzz tries each target, and which of them (a regular expression).
+FUZZTIME ?= 60s
+FUZZ ?= .
 # Why a record is accepted as the baseline: make accept REASON='new disk'.
 REASON ?=
 # The run that report and accept read.
@@ -27,9 +30,9 @@ help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: build
-build: ## build plumbline, its k6, diffload and floor, and the reference gateway and DAG Manager into bin/
+build: ## build plumbline, its k6, diffload, floor and crowd, and the reference gateway and DAG Manager into bin/
 	@mkdir -p bin
-	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6 ./bench/cmd/diffload ./bench/cmd/floor
+	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6 ./bench/cmd/diffload ./bench/cmd/floor ./bench/cmd/crowd
 
 .PHONY: bench
 bench: build ## the whole gate: contract, load, audit, fidelity, complexity, comparison, verdict
@@ -49,6 +52,14 @@ test: build ## all tests; those that need containers skip with a counted reason 
 	@mkdir -p .artifacts
 	bin/plumbline with -- \
 	  $(GOTESTSUM) --format pkgname --jsonfile .artifacts/test.json -- -timeout 15m ./...
+
+.PHONY: fuzz
+fuzz: ## try new inputs on every fuzz target, FUZZTIME each; FUZZ='Fill|Token' for some of them
+	@git grep -E '^func Fuzz[A-Za-z]+\(f \*testing\.F\)' -- '*_test.go' | sed -E 's|^(.*)/[^/]*:func (Fuzz[A-Za-z]+).*|\1 \2|' | { grep -E '$(FUZZ)' || true; } | \
+	  while read -r dir target; do \
+	    printf '\n=== %s in %s for %s\n' "$$target" "$$dir" '$(FUZZTIME)'; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(FUZZTIME)' "./$$dir"; \
+	  done
 
 .PHONY: mutants
 mutants: build ## blind the gate in every way we know, and ask that it turns red each time

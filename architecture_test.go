@@ -28,7 +28,7 @@ var layers = map[string]int{
 	"ref/gateway/rebalance": 4, "ref/gateway/fills": 4, "ref/gateway/degrade": 4,
 	"ref/gateway": 5, "ref/dagmanager": 6, "ref/cmd": 9,
 
-	"bench/load": 2, "bench/workload": 3, "bench/diffload": 3, "bench/turns": 4, "bench/k6x": 5, "bench/floor": 4, "bench/cmd": 9,
+	"bench/load": 2, "bench/workload": 3, "bench/diffload": 3, "bench/crowd": 4, "bench/turns": 4, "bench/k6x": 5, "bench/floor": 4, "bench/cmd": 9,
 
 	"harness/stat": 0, "harness/bound": 0, "harness/hotspot": 0, "harness/record": 3,
 	"harness/backend": 4, "harness/probe": 4, "harness/complexity": 4, "harness/audit": 4,

@@ -2,7 +2,6 @@ package dagmanager
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -133,14 +130,6 @@ func Spec() service.Spec {
 		Start: func(ctx context.Context, rt *service.Runtime) error { return start(ctx, rt, c) }}
 }
 
-// transport is plain without a configuration.
-func transport(c *tls.Config) credentials.TransportCredentials {
-	if c == nil {
-		return insecure.NewCredentials()
-	}
-	return credentials.NewTLS(c)
-}
-
 // outboxGrace is how long events may take to leave once a stop began.
 const outboxGrace = 2 * time.Second
 
@@ -236,7 +225,7 @@ func serveGRPC(rt *service.Runtime, c Config, s *server) error {
 		return err
 	}
 	g := grpc.NewServer(
-		grpc.Creds(transport(rt.TLS)),
+		grpc.Creds(transport(rt.TLS, rt.Log)),
 		grpc.MaxRecvMsgSize(c.MaxRequest),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ChainUnaryInterceptor(s.metrics.unary),

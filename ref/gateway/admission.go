@@ -22,7 +22,7 @@ const retryAfter = "1"
 // long, is bounded too.
 type admission struct {
 	places     chan struct{} // a token for each submission that is worked on; senders queue in order
-	waiting    atomic.Int64
+	waiting    *atomic.Int64
 	maxWaiting int64
 	limit      time.Duration
 	refused    prometheus.Counter
@@ -30,7 +30,7 @@ type admission struct {
 
 func newAdmission(places, waiting int, limit time.Duration, reg prometheus.Registerer) *admission {
 	a := &admission{
-		places: make(chan struct{}, places), maxWaiting: int64(waiting), limit: limit,
+		places: make(chan struct{}, places), waiting: &atomic.Int64{}, maxWaiting: int64(waiting), limit: limit,
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gateway_busy_total", Help: "Submissions answered 503 because too many were there already."}),
 	}
@@ -38,6 +38,13 @@ func newAdmission(places, waiting int, limit time.Duration, reg prometheus.Regis
 		Name: "gateway_waiting_submissions", Help: "Submissions that wait for a place to be worked on.",
 	}, func() float64 { return float64(a.waiting.Load()) }))
 	return a
+}
+
+// beside gives as many places again, for others, who wait in the same number.
+func (a *admission) beside() *admission {
+	b := *a
+	b.places = make(chan struct{}, cap(a.places))
+	return &b
 }
 
 // enter waits for a place, which leave gives back. The error wraps errBusy.

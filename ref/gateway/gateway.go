@@ -14,7 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
-	"golang.org/x/sync/semaphore"
 
 	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/ref/gateway/degrade"
@@ -44,11 +43,12 @@ type Gateway struct {
 	metrics  prometheus.Gatherer
 	events   *hub.Hub    // WebSocket upgrades of /ws
 	stream   *hub.Stream // and of /ws/evt, with its tokens
-	doors    *admission
+	doors    *admission  // of submissions
+	others   *admission  // of other requests with a body
+	rooms    rooms       // for bodies
 	maxBody  int64
-	bodies   *semaphore.Weighted // the room of large submissions
-	guard    bool                // the live guard is on, as /status says
-	document []byte              // /openapi.json
+	guard    bool   // the live guard is on, as /status says
+	document []byte // /openapi.json
 	failures service.Throttle
 }
 
@@ -63,15 +63,15 @@ func (g *Gateway) routes() *router {
 	rt.add(http.MethodPost, "/strategies", g.submit(http.StatusAccepted, g.pipeline.Submit))
 	rt.add(http.MethodPost, "/strategies/dry-run", g.submit(http.StatusOK, g.pipeline.DryRun))
 	rt.add(http.MethodGet, "/strategies/{strategy_id}/status", g.strategyStatus)
-	rt.add(http.MethodPost, "/strategies/{strategy_id}/history", g.history())
+	rt.add(http.MethodPost, "/strategies/{strategy_id}/history", g.bounded(g.history()))
 	rt.add(http.MethodGet, "/queues/by_tag", g.queuesByTag)
-	rt.add(http.MethodPost, "/fills", g.fills.ServeHTTP)
-	rt.add(http.MethodPost, "/events/subscribe", g.stream.Subscribe)
+	rt.add(http.MethodPost, "/fills", g.bounded(g.fills.ServeHTTP))
+	rt.add(http.MethodPost, "/events/subscribe", g.bounded(g.stream.Subscribe))
 	rt.add(http.MethodGet, "/events/jwks", g.stream.JWKS)
 	rt.add(http.MethodGet, "/events/schema", g.stream.Schema)
-	rt.add(http.MethodPost, "/rebalancing/execute", g.orders.ServeHTTP)
+	rt.add(http.MethodPost, "/rebalancing/execute", g.bounded(g.orders.ServeHTTP))
 	for _, one := range g.proxy.Routes() {
-		rt.add(one.Method, one.Path, one.Handler)
+		rt.add(one.Method, one.Path, g.bounded(one.Handler))
 	}
 	rt.add(http.MethodGet, "/health", g.health)
 	rt.add(http.MethodGet, "/status", g.status)

@@ -9,7 +9,6 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	grpccreds "google.golang.org/grpc/credentials"
@@ -95,14 +94,16 @@ func start(rt *service.Runtime, c *Config) error {
 	if err != nil {
 		return fmt.Errorf("openapi: %w", err)
 	}
+	doors := newAdmission(c.Places, c.Waiting, c.WaitLimit, rt.Metrics)
 	g := &Gateway{
+		rooms:   newRooms(),
 		log:     rt.Log,
 		metrics: rt.Metrics,
 		events:  events,
 		stream:  stream,
-		doors:   newAdmission(c.Places, c.Waiting, c.WaitLimit, rt.Metrics),
+		doors:   doors,
+		others:  doors.beside(),
 		maxBody: c.MaxBody,
-		bodies:  semaphore.NewWeighted(allRoom),
 		guard:   !c.AllowLive,
 		fills:   openFills(rt, c, tokens, producer),
 		orders:  openRebalancing(rt, c, worlds, commitLog),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"qmtl.internal/plumbline/ref/dagmanager/diff"
 	"qmtl.internal/plumbline/ref/dagmanager/nodestore"
 	"qmtl.internal/plumbline/ref/dagmanager/topics"
+	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
@@ -459,4 +461,50 @@ func FuzzDAG(f *testing.F) {
 			}
 		}
 	})
+}
+
+// plain are names whose letters Kafka takes; a broker says so of the others.
+var plain = regexp.MustCompile(`^[0-9A-Za-z_-]{0,100}$`)
+
+// FuzzNames makes queues of nodes with any names, in any namespace: each topic
+// belongs to one node, and of plain names come names that Kafka takes.
+func FuzzNames(f *testing.F) {
+	f.Add("blake3:abcdef1234567890", "blake3:abcdef1299999999", "N", "c", "btc", "w", "live")
+	f.Add("", "", "", "", "", "", "")
+	f.Add("노드", "노드:a", "é/ü", "\x00", "///", "..", "-.-")
+	f.Add("a", "A", "T", "ffeeddcc", strings.Repeat("x", 300), strings.Repeat("w", 300), strings.Repeat("d", 300))
+	f.Fuzz(func(t *testing.T, id, other, kind, code, tag, world, domain string) {
+		nodes := []node{
+			{ID: id, Type: kind, Code: code, Schema: "s", Interval: 60, Tags: []string{tag}, Inputs: []string{}},
+			{ID: other, Type: kind, Code: code, Schema: "s", Interval: 60, Tags: []string{tag}, Inputs: []string{}},
+		}
+		space, err := json.Marshal(map[string]string{"world": world, "domain": domain})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := newStand(t).diff(dagOf(nodes, `"meta":{"topic_namespace":`+string(space)+`}`))
+		if err != nil {
+			var wrong *diff.InputError
+			var alike *topics.CollisionError // but for case
+			if !errors.As(err, &wrong) && !errors.As(err, &alike) {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		wantOwnTopics(t, r, plain.MatchString(id+other+kind+code+tag))
+	})
+}
+
+func wantOwnTopics(t *testing.T, r *diff.Result, legal bool) {
+	t.Helper()
+	owner := map[string]string{}
+	for _, q := range r.Queues {
+		if err := contract.CheckTopicName(q.Topic); legal && len(q.Topic) < 200 && err != nil {
+			t.Errorf("%+v: %v", q, err)
+		}
+		if key, taken := owner[strings.ToLower(q.Topic)]; taken && key != q.Key {
+			t.Errorf("%q and %q share %s", key, q.Key, q.Topic)
+		}
+		owner[strings.ToLower(q.Topic)] = q.Key
+	}
 }

@@ -154,6 +154,10 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) error {
 	}
 	by := reporter{unknown, unknown}
 	body, err := parse(raw)
+	var large *contract.Problem
+	if errors.As(err, &large) {
+		return large
+	}
 	if err != nil {
 		return refuse("invalid_json", by, http.StatusBadRequest, contract.CodeInvalidJSON)
 	}
@@ -186,7 +190,7 @@ func parse(raw []byte) (pyjson.Value, error) {
 	if !utf8.Valid(raw) {
 		return pyjson.Value{}, errText
 	}
-	return pyjson.Parse(raw)
+	return model.Parse(string(raw))
 }
 
 // errAuth: neither a token nor a signature that is valid.
@@ -266,7 +270,7 @@ func (h *Handler) record(by reporter, envelope, fill pyjson.Value) *kgo.Record {
 	headers := []kgo.RecordHeader{{Key: "rfp", Value: []byte(h.cfg.Fingerprint)}}
 	for _, name := range []string{"id", "type", "source", "time"} {
 		if s, ok := envelope.Member(name).Str(); ok {
-			headers = append(headers, kgo.RecordHeader{Key: "ce_" + name, Value: []byte(s)})
+			headers = append(headers, kgo.RecordHeader{Key: "ce_" + name, Value: []byte(strings.ToValidUTF8(s, "\ufffd"))})
 		}
 	}
 	key := strings.Join([]string{by.world, by.strategy, fill.Member("symbol").Text(), fill.Member("order_id").Text()}, "|")

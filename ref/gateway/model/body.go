@@ -26,7 +26,7 @@ func Body(contentType string, body []byte) (pyjson.Value, error) {
 	if !utf8.ValidString(raw) {
 		return pyjson.Value{}, Unreadable()
 	}
-	v, err := pyjson.ParseString(raw)
+	v, err := Parse(raw)
 	var syntax *pyjson.SyntaxError
 	if !errors.As(err, &syntax) {
 		return v, err
@@ -38,6 +38,20 @@ func Body(contentType string, body []byte) (pyjson.Value, error) {
 		Input: pyjson.OfObject(),
 		Ctx:   []pyjson.Member{{Key: "error", Value: pyjson.OfString(syntax.Reason)}},
 	})
+}
+
+// MaxValues is how many values the JSON of a client may hold, which bounds the
+// memory that they take: a DAG of 10,000 nodes has about 200,000.
+const MaxValues = 500_000
+
+// Parse reads a JSON text of a client. The error is a *pyjson.SyntaxError, or a
+// *contract.Problem when it holds more than MaxValues.
+func Parse(text string) (pyjson.Value, error) {
+	v, err := pyjson.ParseAtMost(text, MaxValues)
+	if errors.Is(err, pyjson.ErrTooMany) {
+		return pyjson.Value{}, tooMuch(fmt.Sprintf("the JSON has more than %d values", MaxValues))
+	}
+	return v, err
 }
 
 // Unreadable is the answer to a body that was cut off or is no text.
@@ -77,7 +91,11 @@ func Read(contentType string, body []byte, t Type) (pyjson.Value, error) {
 
 // TooLarge answers a body that exceeds a size limit.
 func TooLarge(what string, limit int64) *contract.Problem {
+	return tooMuch(fmt.Sprintf("%s is larger than %d bytes", what, limit))
+}
+
+func tooMuch(message string) *contract.Problem {
 	return &contract.Problem{Status: http.StatusRequestEntityTooLarge, Detail: pyjson.OfObject(
 		pyjson.Member{Key: "code", Value: pyjson.OfString("E_TOO_LARGE")},
-		pyjson.Member{Key: "message", Value: pyjson.OfString(fmt.Sprintf("%s is larger than %d bytes", what, limit))})}
+		pyjson.Member{Key: "message", Value: pyjson.OfString(message)})}
 }

@@ -17,8 +17,23 @@ type Type func(f *findings, v pyjson.Value, loc []pyjson.Value) pyjson.Value
 type findings struct{ errs []FieldError }
 
 func (f *findings) add(errType string, input pyjson.Value, loc []pyjson.Value) pyjson.Value {
-	f.errs = append(f.errs, FieldError{Type: errType, Loc: loc, Input: input})
+	return f.file(FieldError{Type: errType, Loc: loc, Input: input})
+}
+
+func (f *findings) file(e FieldError) pyjson.Value {
+	f.errs = AppendError(f.errs, e)
 	return pyjson.Value{}
+}
+
+// MaxNamed is how many mistakes of one kind an answer names.
+const MaxNamed = 1000
+
+// AppendError adds a mistake, unless there are MaxNamed already.
+func AppendError(errs []FieldError, e FieldError) []FieldError {
+	if len(errs) >= MaxNamed {
+		return errs
+	}
+	return append(errs, e)
 }
 
 // Check gives v as a model of type t keeps it, or every mistake in it.
@@ -114,7 +129,7 @@ func PairOf(t Type) Type {
 		case v.Kind() != pyjson.Array:
 			return f.add("tuple_type", v, loc)
 		case n > 2:
-			f.errs = append(f.errs, FieldError{
+			return f.file(FieldError{
 				Type: "too_long", Loc: loc, Input: v,
 				Msg: fmt.Sprintf("Tuple should have at most 2 items after validation, not %d", n),
 				Ctx: []pyjson.Member{
@@ -122,7 +137,6 @@ func PairOf(t Type) Type {
 					{Key: "max_length", Value: pyjson.OfInt(2)}, {Key: "actual_length", Value: pyjson.OfInt(int64(n))},
 				},
 			})
-			return pyjson.Value{}
 		}
 		kept := elements(f, t, v, loc)
 		for i := n; i < 2; i++ {
@@ -181,12 +195,11 @@ func AtLeast(least int64, t Type) Type {
 		if len(f.errs) > before || !isBelow(kept, least) {
 			return kept
 		}
-		f.errs = append(f.errs, FieldError{
+		return f.file(FieldError{
 			Type: "greater_than_equal", Loc: loc, Input: v,
 			Msg: "Input should be greater than or equal to " + strconv.FormatInt(least, 10),
 			Ctx: []pyjson.Member{{Key: "ge", Value: pyjson.OfInt(least)}},
 		})
-		return pyjson.Value{}
 	}
 }
 

@@ -122,7 +122,7 @@ func (d *DagManager) diffs(ctx context.Context, req *pb.DiffRequest, how ...grpc
 // noReply keeps the end of ctx apart from the failures of the other side.
 func noReply(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil && !errors.Is(err, errDown) {
-		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		return fmt.Errorf("%s: %w: %w", what, context.Cause(ctx), err) // err may say why there was nobody
 	}
 	return fmt.Errorf("%s: %w: %w", what, ErrNoReply, err)
 }
@@ -137,7 +137,7 @@ func retry[T any](ctx context.Context, d *DagManager, call func() (T, error)) (T
 		case err == nil:
 			return reply, nil
 		case ctx.Err() != nil:
-			return none, ctx.Err()
+			return none, err
 		case final(err):
 			return none, err
 		case attempt == diffAttempts || !d.waitHealthy(ctx):
@@ -149,7 +149,7 @@ func retry[T any](ctx context.Context, d *DagManager, call func() (T, error)) (T
 // down counts for the breaker unless the caller's time was up.
 func down(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return err
 	}
 	return fmt.Errorf("%w: %w", errDown, err)
 }

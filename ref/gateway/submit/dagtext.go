@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 	"unsafe"
 
+	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
@@ -17,16 +18,20 @@ import (
 func decodeDAG(sent string) (dag pyjson.Value, plain string, err error) {
 	if beginsJSON(sent) {
 		if decoded, ok := decodeBase64(sent); ok {
-			if dag, err = pyjson.ParseString(decoded); err == nil {
-				return checkObject(dag, decoded)
+			if dag, err = model.Parse(decoded); !isSyntax(err) {
+				return checkObject(dag, decoded, err)
 			}
 		}
 	}
-	if dag, err = pyjson.ParseString(sent); err != nil {
-		return pyjson.Value{}, "", schemaInvalid(
-			"dag_json is neither base64 of a JSON text nor a JSON text: "+reason(err), pyjson.OfString("dag_json"))
+	if dag, err = model.Parse(sent); isSyntax(err) {
+		err = schemaInvalid("dag_json is neither base64 of a JSON text nor a JSON text: "+reason(err), pyjson.OfString("dag_json"))
 	}
-	return checkObject(dag, sent)
+	return checkObject(dag, sent, err)
+}
+
+func isSyntax(err error) bool {
+	var syntax *pyjson.SyntaxError
+	return errors.As(err, &syntax)
 }
 
 func reason(err error) string {
@@ -37,7 +42,11 @@ func reason(err error) string {
 	return err.Error()
 }
 
-func checkObject(dag pyjson.Value, plain string) (pyjson.Value, string, error) {
+// checkObject passes on what decoding gave, if it is an object.
+func checkObject(dag pyjson.Value, plain string, err error) (pyjson.Value, string, error) {
+	if err != nil {
+		return pyjson.Value{}, "", err
+	}
 	if dag.Kind() != pyjson.Object {
 		return pyjson.Value{}, "", schemaInvalid(
 			"the DAG must be a JSON object, not "+dag.Kind().String(), pyjson.OfString("dag_json"))

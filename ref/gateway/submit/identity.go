@@ -5,12 +5,13 @@ import (
 	"slices"
 	"strconv"
 
+	"qmtl.internal/plumbline/ref/gateway/model"
 	"qmtl.internal/plumbline/scenarios/contract"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
 // findings are all that is wrong with the identity of a DAG's nodes, by kind
-// and in node order.
+// and in node order, up to model.MaxNamed of each.
 type findings struct {
 	ids        []string // the CRC goes over these
 	missing    []contract.MissingFields
@@ -87,7 +88,9 @@ func (f *findings) conflict(i int, n pyjson.Value, id string, err error, m *Metr
 		return err
 	}
 	m.SchemaConflict.With(nodeType(n)).Inc()
-	f.conflicts = append(f.conflicts, contract.SchemaConflictAt{Index: i, NodeID: id, SchemaConflict: *conflict})
+	if len(f.conflicts) < model.MaxNamed {
+		f.conflicts = append(f.conflicts, contract.SchemaConflictAt{Index: i, NodeID: id, SchemaConflict: *conflict})
+	}
 	return nil
 }
 
@@ -99,7 +102,9 @@ func textOrEmpty(v pyjson.Value) string {
 }
 
 func (f *findings) lacks(i int, n pyjson.Value, id string, missing []string, m *Metrics) {
-	f.missing = append(f.missing, contract.MissingFields{Index: i, Missing: missing, NodeID: id})
+	if len(f.missing) < model.MaxNamed {
+		f.missing = append(f.missing, contract.MissingFields{Index: i, Missing: missing, NodeID: id})
+	}
 	for _, field := range missing {
 		m.MissingFields.With(field, nodeType(n)).Inc()
 	}
@@ -149,7 +154,9 @@ func (f *findings) compare(i int, n pyjson.Value, id string, m *Metrics) error {
 	if kind == contract.TagQueryType {
 		m.TagQueryMismatch.Inc()
 	}
-	f.mismatches = append(f.mismatches, contract.IDMismatch{Index: i, NodeID: id, Expected: want})
+	if len(f.mismatches) < model.MaxNamed {
+		f.mismatches = append(f.mismatches, contract.IDMismatch{Index: i, NodeID: id, Expected: want})
+	}
 	return nil
 }
 

@@ -52,7 +52,7 @@ func readModel(body pyjson.Value) (*Request, error) {
 }
 
 func (m *fields) fail(errType string, input pyjson.Value, loc ...pyjson.Value) {
-	m.errs = append(m.errs, model.FieldError{Type: errType, Loc: loc, Input: input})
+	m.errs = model.AppendError(m.errs, model.FieldError{Type: errType, Loc: loc, Input: input})
 }
 
 func (m *fields) required(key string) (pyjson.Value, bool) {

@@ -1,6 +1,7 @@
 package pyjson
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -34,8 +35,16 @@ func (e *SyntaxError) Error() string {
 func Parse(b []byte) (Value, error) { return ParseString(string(b)) }
 
 // ParseString is Parse on a string, which the Value shares.
-func ParseString(s string) (Value, error) {
-	p := parser{src: s}
+func ParseString(s string) (Value, error) { return ParseAtMost(s, math.MaxInt) }
+
+// ErrTooMany is the error of ParseAtMost for a text with too many values.
+var ErrTooMany = errors.New("json: too many values")
+
+// ParseAtMost is ParseString for a text of which nobody knows where it is from:
+// a value takes up to sixty times the memory of its two bytes "0,", so the error
+// is ErrTooMany where more than most values follow a comma.
+func ParseAtMost(s string, most int) (Value, error) {
+	p := parser{src: s, most: most}
 	p.elems, p.members = p.someElems[:0], p.someMembers[:0]
 	p.space()
 	v, err := p.value()
@@ -56,6 +65,7 @@ type parser struct {
 	src     string
 	i       int
 	depth   int
+	most    int // values that may still follow a comma
 	elems   []Value
 	members []Member
 	values  slab[Value]  // elements of arrays
@@ -203,6 +213,9 @@ func (p *parser) comma(end byte) (more bool, err error) {
 	switch p.peek() {
 	case ',':
 		p.i++
+		if p.most--; p.most < 0 {
+			return false, ErrTooMany
+		}
 		return true, nil
 	case end:
 		return false, nil

@@ -248,3 +248,14 @@ func FuzzEscapes(f *testing.F) {
 		}
 	})
 }
+
+func TestValuesCanBeCounted(t *testing.T) {
+	for text, most := range map[string]int{`[0,0,0]`: 2, `{"a":[1,{}],"b":[[],"x,y,z"]}`: 3, `"a,b"`: 0, `[[[[]]]]`: 0} {
+		if _, err := pyjson.ParseAtMost(text, most); err != nil {
+			t.Errorf("%s, at most %d: %v", text, most, err)
+		}
+		if _, err := pyjson.ParseAtMost(text, most-1); most > 0 && !errors.Is(err, pyjson.ErrTooMany) {
+			t.Errorf("%s, at most %d: %v", text, most-1, err)
+		}
+	}
+}
