@@ -30,9 +30,9 @@ help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: build
-build: ## build plumbline, its k6, diffload, floor and crowd, and the reference gateway and DAG Manager into bin/
+build: ## build plumbline, its k6, diffload, floor, crowd and offer, and the reference gateway and DAG Manager into bin/
 	@mkdir -p bin
-	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6 ./bench/cmd/diffload ./bench/cmd/floor ./bench/cmd/crowd
+	go build -o bin/ ./harness/cmd/plumbline ./ref/cmd/gateway ./ref/cmd/dagmanager ./bench/cmd/k6 ./bench/cmd/diffload ./bench/cmd/floor ./bench/cmd/crowd ./bench/cmd/offer
 
 .PHONY: bench
 bench: build ## the whole gate: contract, load, audit, fidelity, complexity, comparison, verdict

@@ -74,8 +74,10 @@ func (x *execution) k6(out, target string, start time.Time) (*exec.Cmd, error) {
 		errs[i] = err
 		return full
 	}
-	cmd := exec.Command(abs(0, filepath.Join(x.Bin, "k6")), "run", "--quiet", "--no-usage-report", "--address", "",
-		abs(1, filepath.Join(x.Bench, "scripts", "submit.js")))
+	cmd := exec.Command(abs(0, filepath.Join(x.Bin, x.Generator)))
+	if x.Generator == GeneratorK6 {
+		cmd.Args = append(cmd.Args, "run", "--quiet", "--no-usage-report", "--address", "", abs(1, filepath.Join(x.Bench, "scripts", "submit.js")))
+	}
 	settings := map[string]string{
 		"TARGET": target, "PROFILE": abs(2, x.profileAt), "OUT": abs(3, out), "SEED": strconv.FormatUint(x.Seed, 10), "RUN_ID": x.run.ID,
 		"RATE": x.Rate, "WINDOW": x.Window, "WARMUP": x.WarmUp,

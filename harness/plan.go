@@ -4,6 +4,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,10 +50,12 @@ type Plan struct {
 	SUT      string // descriptor's name or file, or URL of a gateway that runs already
 	Attach   sut.AttachOptions
 	Provider string // auto, embedded, containers, external
-	Backends backend.Candidates
-	Faults   []record.Fault
-	FaultAt  []string            // harm on the timeline of the load, AT:TARGET.KIND:FOR; none: the profile's
-	Recovery verdict.FaultPolicy // what is asked of a load with faults, noted in the record
+
+	Generator string // GeneratorK6 or GeneratorOffer; "": the first
+	Backends  backend.Candidates
+	Faults    []record.Fault
+	FaultAt   []string            // harm on the timeline of the load, AT:TARGET.KIND:FOR; none: the profile's
+	Recovery  verdict.FaultPolicy // what is asked of a load with faults, noted in the record
 
 	Scenarios string   // folder; "": those of the binary
 	Select    []string // patterns of scenarios; none: all
@@ -62,6 +65,13 @@ type Plan struct {
 	Progress Progress     // nil: silence
 	Log      *slog.Logger // nil: discard
 }
+
+// The load generators: k6 with our module, and its engine alone, which leaves
+// more of the machine to the SUT.
+const (
+	GeneratorK6    = "k6"
+	GeneratorOffer = "offer"
+)
 
 // faultGenerator is the fault that starves the load generator of CPU; all others
 // are rules of the tampering proxy.
@@ -163,6 +173,10 @@ func (c *checked) load() error {
 	if !c.asked(verdict.StageLoad) {
 		return nil
 	}
+	c.Generator = cmp.Or(c.Generator, GeneratorK6)
+	if c.Generator != GeneratorK6 && c.Generator != GeneratorOffer {
+		return fmt.Errorf("--generator %q: want %s or %s", c.Generator, GeneratorK6, GeneratorOffer)
+	}
 	c.profileAt = c.Profile
 	if !strings.ContainsAny(c.Profile, "/\\.") {
 		c.profileAt = filepath.Join(c.Bench, "profiles", c.Profile+".json")
@@ -224,7 +238,7 @@ func ParseBytes(s string) (int64, error) {
 func (c *checked) binaries() error {
 	var need []string
 	if c.asked(verdict.StageLoad) {
-		need = append(need, "k6")
+		need = append(need, c.Generator)
 	}
 	if c.SUT == "reference" && (c.asked(verdict.StageLoad) || c.asked(verdict.StageContract)) {
 		need = append(need, "gateway", "dagmanager")

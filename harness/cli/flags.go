@@ -33,6 +33,7 @@ type flags struct {
 	only                                   []string
 	require                                []string
 	formats, base                          string
+	generator                              string
 	compareBudget                          time.Duration // negative: by the profile
 	verbose, profiles                      bool
 }
@@ -75,6 +76,7 @@ func (f *flags) offered(fs *pflag.FlagSet) {
 	fs.StringVar(&f.warmUp, "warmup", "", "load before the window such as 5s, instead of the profile's")
 	fs.StringArrayVar(&f.faultAt, "fault-at", nil, "harm in the middle of the load, AT:TARGET.KIND:FOR such as 10s:kafka.stop:5s or 20s:gateway.kill:2s, instead of the profile's; AT counts from the start of the load")
 	fs.BoolVar(&f.profiles, "profiles", false, "take CPU, heap, mutex and block profiles and a trace of the SUT in the window; costs it some per cent (a run that is too slow is offered again with them in any case)")
+	fs.StringVar(&f.generator, "generator", "k6", "what offers the load: k6, or offer, its engine alone, where k6's own CPU time is in the way")
 	fs.StringVar(&f.heapCap, "heap-cap", "", "heap cap of the gateway such as 128MiB, instead of the profile's; 0: none")
 }
 
@@ -140,7 +142,7 @@ func (f *flags) plan(stages ...string) (harness.Plan, error) {
 	}
 	return harness.Plan{
 		Artifacts: f.artifacts, Bin: f.binDir, Bench: filepath.Join(f.root, "bench"), Source: f.source,
-		Stages: stages, Profile: f.profile, Rate: f.rate, Window: f.window, WarmUp: f.warmUp, HeapCap: f.heapCap,
+		Stages: stages, Profile: f.profile, Rate: f.rate, Window: f.window, WarmUp: f.warmUp, HeapCap: f.heapCap, Generator: f.generator,
 		Seed: f.seed, SUT: f.sut, Attach: sut.AttachOptions{DagManager: f.dagManager, DagManagerHTTP: f.dagManagerHTTP},
 		Provider: f.provider, Backends: backend.Candidates{
 			Containers: containers.Provider{Images: images},

@@ -338,10 +338,10 @@ func TestDenseBodiesTakeBoundedMemory(t *testing.T) {
 		path string
 	}{
 		"small":           {256, values(32 << 10), "/strategies"},
-		"large":           {32, values(600 << 10), "/strategies"},
-		"larger":          {16, `{"meta":{"a":[` + many("0", 8*mib) + `]}}`, "/strategies"},
-		"fills":           {32, `[` + many("0", 400_000) + `]`, "/fills"},
-		"history reports": {32, `{"a":[` + many("0", 400_000) + `]}`, "/strategies/x/history"},
+		"large":           {12, values(600 << 10), "/strategies"},
+		"larger":          {8, `{"meta":{"a":[` + many("0", 8*mib) + `]}}`, "/strategies"},
+		"fills":           {12, `[` + many("0", 400_000) + `]`, "/fills"},
+		"history reports": {12, `{"a":[` + many("0", 400_000) + `]}`, "/strategies/x/history"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := peak(func() { s.together(c.n, c.path, c.body) })

@@ -154,12 +154,8 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) error {
 	}
 	by := reporter{unknown, unknown}
 	body, err := parse(raw)
-	var large *contract.Problem
-	if errors.As(err, &large) {
-		return large
-	}
 	if err != nil {
-		return refuse("invalid_json", by, http.StatusBadRequest, contract.CodeInvalidJSON)
+		return unread(err, by)
 	}
 	if by, err = h.reporter(r.Header, raw, body); err != nil {
 		return refuse("auth", reporter{unknown, unknown}, http.StatusUnauthorized, contract.CodeAuth)
@@ -182,6 +178,15 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.accepted.With(by.world, by.strategy).Inc()
 	return nil
+}
+
+// unread refuses a body that is no JSON, or too much of it.
+func unread(err error, by reporter) error {
+	var tooMuch *contract.Problem
+	if errors.As(err, &tooMuch) {
+		return tooMuch
+	}
+	return refuse("invalid_json", by, http.StatusBadRequest, contract.CodeInvalidJSON)
 }
 
 var errText = errors.New("not UTF-8")
