@@ -16,7 +16,8 @@ ARGS ?=
 # The DAG Manager that make bench-diff measures; {kafka} and {neo4j} are the
 # addresses of servers that live as long as the measurement, {neo4j} is empty
 # where PLUMBLINE_PROVIDER has none. DAGMANAGER=bin/dagmanager: all in memory.
-DAGMANAGER ?= bin/dagmanager --replication=1 --kafka={kafka} --neo4j={neo4j}
+# GOGC is that of the reference's descriptor (harness/sut/reference.yaml).
+DAGMANAGER ?= env GOGC=400 bin/dagmanager --replication=1 --kafka={kafka} --neo4j={neo4j}
 # How long make fuzz tries each target, and which of them (a regular expression).
 FUZZTIME ?= 60s
 FUZZ ?= .
