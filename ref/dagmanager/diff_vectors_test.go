@@ -275,6 +275,8 @@ var refusals = map[string]struct {
 	"TypeError":                   {codes.InvalidArgument, []string{"want"}},
 	"KeyError":                    {codes.InvalidArgument, []string{"is missing"}},
 	"ValueError":                  {codes.InvalidArgument, []string{"must match", "want"}},
+	"OverflowError":               {codes.InvalidArgument, []string{"want"}},
+	"RecursionError":              {codes.InvalidArgument, []string{"dag_json is not JSON"}},
 	"UnicodeEncodeError":          {codes.InvalidArgument, []string{"surrogate"}},
 	"CrossContextTopicReuseError": {codes.FailedPrecondition, nil},
 	"TopicExistsError":            {codes.FailedPrecondition, nil},
@@ -305,8 +307,8 @@ func checkRefusal(t *testing.T, want, got vectorResult, err error) {
 // oracle knows what the requests so far should have left behind.
 type oracle struct {
 	t      *testing.T
-	topics map[string]bool // that exist
-	free   map[string]bool // of those, the ones that no node owns
+	topics map[string]bool         // that exist
+	free   map[string]topics.Shape // of those, the ones that no node owns
 	owned  map[string]registeredNode
 	seeded map[string]bool
 }
@@ -314,10 +316,11 @@ type oracle struct {
 type registeredNode struct{ topic, schema string }
 
 func newOracle(t *testing.T, in vectorInput) *oracle {
-	o := &oracle{t: t, topics: map[string]bool{}, free: map[string]bool{}, owned: map[string]registeredNode{}, seeded: map[string]bool{}}
+	o := &oracle{t: t, topics: map[string]bool{}, free: map[string]topics.Shape{}, owned: map[string]registeredNode{}, seeded: map[string]bool{}}
 	for _, raw := range in.Existing {
-		name := str(document(t, raw), "name")
-		o.topics[name], o.free[name] = true, true
+		doc := document(t, raw)
+		name := str(doc, "name")
+		o.topics[name], o.free[name] = true, shapeOf(doc)
 	}
 	for _, n := range in.Seeds {
 		o.seeded[n.Node] = true
@@ -348,7 +351,7 @@ func (o *oracle) better(r vectorRequest, want vectorResult) vectorResult {
 		}
 		topic := entry[1]
 		if slices.Contains(want.New, id) {
-			topic = o.regrow(topic, id)
+			topic = o.regrow(topic, id, diff.KindOf(str(n, "node_type")))
 			out.New = append(out.New, id)
 			o.owned[identity] = registeredNode{topic, str(n, "schema_hash")}
 		}
@@ -393,7 +396,7 @@ func (o *oracle) buffered(have []vectorBuffer, n pyjson.Value, id string, known 
 
 // regrow is the shortest form of the original's name that no other node has:
 // taken up when it exists and belongs to nobody, made when it does not exist.
-func (o *oracle) regrow(topic, id string) string {
+func (o *oracle) regrow(topic, id string, kind diff.Kind) string {
 	digest := strings.TrimPrefix(id, "blake3:")
 	for n := len(digest); n > 0; n-- {
 		head, tail, found := strings.Cut(topic, "_"+digest[:n]+"_")
@@ -405,12 +408,22 @@ func (o *oracle) regrow(topic, id string) string {
 		}
 		for _, cut := range cuts(digest) {
 			name := head + "_" + cut + "_" + tail
-			if !o.topics[name] || o.free[name] {
+			if !o.topics[name] || o.takesUp(name, kind) {
 				return name
 			}
 		}
 	}
 	return topic // named after its code, or after no digest
+}
+
+// takesUp says whether a topic that exists may be the node's from an earlier life.
+func (o *oracle) takesUp(name string, kind diff.Kind) bool {
+	shape, free := o.free[name]
+	want, err := topics.ConfigOf(kind)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return free && topics.Verify(name, want, map[string]topics.Shape{name: shape}) == nil
 }
 
 func cuts(digest string) []string {
