@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -31,6 +32,11 @@ type player struct {
 	used map[string]bool   // differences that were met
 	lost bool              // the DAG Manager is stopped
 	now  string            // the fault that is on, or over
+
+	owner    *testing.T  // of bus and acked
+	bus      *kgo.Client // nil until records are played
+	acked    *kgo.Client // nil until acknowledgements are read
+	ackTexts []string
 }
 
 func newPlayer(t *testing.T, target string) *player {
@@ -44,7 +50,7 @@ func newPlayer(t *testing.T, target string) *player {
 	}
 	switch target {
 	case "gw-kafka":
-		options = append(options, withKafka)
+		options = append(options, withKafka, func(c *standConfig) { c.bus = busTopics })
 	case "gw-world":
 		options = append(options, withWorldService(p.ws))
 	}
@@ -57,8 +63,12 @@ func (p *player) play(t *testing.T, x *exchange) {
 	p.s.t = t
 	p.who.t = t
 	p.harm(t, x)
-	if x.Request.Method == "WS" {
+	switch x.Request.Method {
+	case "WS":
 		p.playSocket(t, x)
+		return
+	case "KAFKA":
+		p.playBus(t, x)
 		return
 	}
 	p.remember(t, x)

@@ -82,7 +82,11 @@ func newStand(t *testing.T, options ...standOption) *stand {
 
 func newKafka(t *testing.T) *kfake.Cluster {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "gateway.ingest", "queue", "trade.fills"))
+	topics := []string{"gateway.ingest", "trade.fills", ackTopic}
+	for _, one := range strings.Split(busTopics, ",") {
+		topics = append(topics, one, one+".dlq")
+	}
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topics...))
 	if err != nil {
 		t.Fatal(err)
 	}

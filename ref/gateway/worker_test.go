@@ -170,9 +170,14 @@ func TestGatewaysShareDebtsWithoutDoublingThem(t *testing.T) {
 	}
 }
 
-func TestRefusedDiffIsNotOwed(t *testing.T) {
+// A refusal is no success: whoever asks later hears that the strategy failed.
+func TestStrategyWhoseDiffIsRefusedAtOnceHasFailed(t *testing.T) {
 	s := newStand(t, withManager(&manager{chunks: refuse[*pb.DiffRequest, []*pb.DiffChunk](codes.FailedPrecondition)}))
-	s.accepted(body(oneNode("a"), "w"))
+	id := s.accepted(body(oneNode("a"), "w")).StrategyID
+	s.wantState(id, "failed")
+	if why := s.redis.HGet("strategy:"+id, "failure"); !strings.Contains(why, "FailedPrecondition") {
+		t.Errorf("failure %q", why)
+	}
 	if got := s.owed(); got != nil {
 		t.Errorf("owed %v", got)
 	}

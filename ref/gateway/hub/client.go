@@ -73,7 +73,7 @@ func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, out *pipe, f Filt
 	conn.SetReadLimit(inboundLimit)
 	c := h.newClient(f, cancel)
 	if !h.join(c) {
-		_ = conn.Close(websocket.StatusNormalClosure, "")
+		_ = conn.Close(websocket.StatusServiceRestart, "")
 		return
 	}
 	s.joined()
@@ -85,7 +85,7 @@ func (h *Hub) serve(ctx context.Context, conn *websocket.Conn, out *pipe, f Filt
 	h.leave(c)
 	if err == nil { // the hub closes: say so, within one ping's time
 		limit := time.AfterFunc(h.cfg.PingEvery, cancel)
-		_ = conn.Close(websocket.StatusNormalClosure, "")
+		_ = conn.Close(websocket.StatusServiceRestart, "")
 		limit.Stop()
 	}
 	h.cfg.Log.Debug("ws_disconnected", "error", err)

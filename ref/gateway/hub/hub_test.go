@@ -328,7 +328,7 @@ func TestCloseSendsWhatWaitsAndSaysGoodbye(t *testing.T) {
 			t.Fatalf("got %d, want %d", got, i)
 		}
 	}
-	if _, _, err := conn.Read(context.Background()); websocket.CloseStatus(err) != websocket.StatusNormalClosure {
+	if _, _, err := conn.Read(context.Background()); websocket.CloseStatus(err) != websocket.StatusServiceRestart {
 		t.Errorf("close status %v", err)
 	}
 	if err := <-closed; err != nil {

@@ -146,9 +146,11 @@ func retry[T any](ctx context.Context, d *DagManager, call func() (T, error)) (T
 	}
 }
 
-// down counts for the breaker unless the caller's time was up.
+// down counts for the breaker unless the caller's time was up, or the DAG Manager
+// answered that this call asks too much of it: that is no news of it, and large
+// DAGs of one client must not shut out the others.
 func down(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || status.Code(err) == codes.ResourceExhausted {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errDown, err)

@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// owes says whether a diff that ended with err is to be repeated. A wrong CRC is
-// not: the diff was done, only its answer is not ours.
+// owes says whether a worker has to look at a diff that ended with err: to
+// repeat it, or to be refused and say that the strategy failed. After a wrong
+// CRC it has not: the diff was done, only its answer is not ours.
 func owes(err error) bool {
-	return err != nil && !errors.Is(err, errCRC) && !final(err)
+	return err != nil && !errors.Is(err, errCRC)
 }
 
 const (
@@ -66,7 +67,7 @@ func (w *Worker) enter(id string, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.life), bookLimit)
 	defer cancel()
 	var unwritten error
-	if owes(err) || err != nil && final(err) {
+	if owes(err) {
 		unwritten = w.registry.DeferOwed(ctx, id, time.Now())
 	} else {
 		w.metrics.paid.Inc()
