@@ -97,6 +97,7 @@ func (x *execution) runScenarios(ctx context.Context, logs string, all []scenari
 	err = x.withSUT(ctx, logs, 0, func(ctx context.Context, in *sut.Instance) error {
 		x.Progress(Event{Stage: "contract", Text: fmt.Sprintf("%d scenarios", len(all))})
 		env := x.scenarioEnv(in.Endpoints())
+		env.EventKID, env.EventKey = in.EventKey()
 		env.Faults, env.Dial = append(x.set.Faults(), in.Faults()...), x.set.Dial
 		outcomes = scenario.Run(ctx, env, all)
 		for i := range outcomes {

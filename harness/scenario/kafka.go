@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,6 +38,7 @@ type event struct {
 	Type   string         `json:"type"`
 	Source string         `json:"source"`
 	Data   map[string]any `json:"data"`
+	Pad    int            `json:"pad_bytes"`
 }
 
 func (a produceAction) validate() error {
@@ -141,10 +143,15 @@ func (e event) envelope() []byte {
 	if source == "" {
 		source = "qmtl.services.dagmanager"
 	}
+	data := e.Data
+	if e.Pad > 0 {
+		data = maps.Clone(data)
+		data["padding"] = strings.Repeat("x", e.Pad)
+	}
 	return appendJSON(nil, map[string]any{
 		"specversion": "1.0", "id": uuid.NewString(), "source": source, "type": e.Type,
 		"time": time.Now().UTC().Format("2006-01-02T15:04:05.000000-07:00"), "datacontenttype": "application/json",
-		"data": e.Data, "correlation_id": uuid.NewString(),
+		"data": data, "correlation_id": uuid.NewString(),
 	}, dressing{}, 0)
 }
 

@@ -40,6 +40,9 @@ func TestReferenceKeepsTheContract(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	for _, o := range scenario.Run(ctx, env, all) {
+		if o.Status == record.Skipped && strings.HasPrefix(o.Reason, "class original ") {
+			continue
+		}
 		if o.Status == record.Passed {
 			t.Logf("%-15s passed %7.0f ms", o.ID, o.DurationMS)
 			continue
@@ -73,7 +76,9 @@ func reference(t *testing.T) scenario.Env {
 	t.Helper()
 	set, in := launched(t, built(t), nil)
 	e := in.Endpoints()
+	kid, key := in.EventKey()
 	return scenario.Env{
+		EventKID: kid, EventKey: key, Classes: []scenario.Class{scenario.Strict, scenario.Lenient, scenario.Reference},
 		Gateway: e.Gateway, DagManager: e.DagManager, DagManagerHTTP: e.DagManagerHTTP, Kafka: set.Kafka, Redis: set.Redis,
 		Provider: set.Kind, RunID: "test", Seed: 1, TopicPrefix: set.Prefix,
 		Faults: append(set.Faults(), in.Faults()...), Dial: set.Dial,

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -39,6 +40,11 @@ type Env struct {
 	Has            []string // further capabilities, such as worldservice or faults
 	Classes        []Class  // classes to run; none: all. Others are skipped with a reason
 	Parallel       int      // scenarios side by side; default 4
+
+	// EventKey signs event tokens that the SUT trusts under EventKID; nil: the
+	// capability event-tokens is missing, unless Has names it.
+	EventKey ed25519.PrivateKey
+	EventKID string
 
 	// Faults is the harm that scenarios may do; each is a capability
 	// fault.<server>.<name>. Scenarios that do harm run alone and last.
@@ -172,6 +178,7 @@ func (r *runner) capabilities() map[string]bool {
 		"gateway": e.Gateway != "", "dagmanager": e.DagManager != "", "dagmanager-http": e.DagManagerHTTP != "",
 		"redis": e.Redis != "", "kafka": e.Kafka != "",
 		"commitlog": e.Kafka != "" && e.CommitLogTopic != "-", "controlbus": e.Kafka != "" && e.Gateway != "",
+		"event-tokens":  e.EventKey != nil && e.Gateway != "",
 		"dm-controlbus": e.Kafka != "" && e.DagManager != "", "dm-kafka": e.Kafka != "" && e.DagManager != "",
 	}
 	for _, c := range e.Has {

@@ -23,6 +23,7 @@ const (
 	Strict    Class = "strict"    // any SUT
 	Lenient   Class = "lenient"   // any SUT; a set of answers is accepted
 	Reference Class = "reference" // only the reference promises it
+	Original  Class = "original"  // a defect of the original, which no other SUT shall have
 )
 
 // DefaultTimeout bounds a scenario that names no timeout of its own.

@@ -1,7 +1,9 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -27,7 +29,11 @@ type wsAction struct {
 	Within   duration          `json:"within"`
 	Settle   duration          `json:"settle"`
 	Send     *any              `json:"send"`
+	Binary   *string           `json:"send_base64"`
+	Ended    bool              `json:"ended"`
 	Close    string            `json:"close"`
+	Abrupt   bool              `json:"abrupt"`
+	Stalled  bool              `json:"stalled"`
 }
 
 func (a wsAction) validate() error {
@@ -37,59 +43,95 @@ func (a wsAction) validate() error {
 	if a.On == "" {
 		return nil
 	}
-	return exactlyOne(map[string]bool{"frames": a.Frames != nil, "count": a.Count > 0, "send": a.Send != nil}, "frames", "count", "send")
+	return exactlyOne(map[string]bool{"frames": a.Frames != nil, "count": a.Count > 0, "send": a.Send != nil, "send_base64": a.Binary != nil, "ended": a.Ended},
+		"frames", "count", "send", "send_base64", "ended")
 }
 
-func (a wsAction) do(ctx context.Context, x *execution, _ *Step) (observation, error) {
+func (a wsAction) do(ctx context.Context, x *execution, st *Step) (observation, error) {
 	switch {
 	case a.Open != "":
-		return a.open(ctx, x)
+		_, judged := st.expect["status"]
+		return a.open(ctx, x, judged)
 	case a.Close != "":
-		return nil, x.closeConn(a.Close)
+		return nil, x.closeConn(a.Close, a.Abrupt)
 	}
 	c, err := x.conn(a.On)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if a.Send != nil {
-		return nil, c.ws.Write(ctx, websocket.MessageText, []byte(written(*a.Send)))
+	case a.Send != nil || a.Binary != nil:
+		return nil, a.send(ctx, c)
+	case a.Ended:
+		return a.end(ctx, c)
 	}
 	return a.watch(ctx, x, c)
 }
 
+func (a wsAction) send(ctx context.Context, c *wsConn) error {
+	if a.Send != nil {
+		return c.ws.Write(ctx, websocket.MessageText, []byte(written(*a.Send)))
+	}
+	b, err := base64.StdEncoding.DecodeString(*a.Binary)
+	if err != nil {
+		return fmt.Errorf("send_base64: %w", err)
+	}
+	return c.ws.Write(ctx, websocket.MessageBinary, b)
+}
+
+// end waits until the server has ended the connection and shows its close code;
+// -1 without one.
+func (a wsAction) end(ctx context.Context, c *wsConn) (observation, error) {
+	limited, cancel := context.WithTimeout(ctx, a.Within.or(5*time.Second))
+	defer cancel()
+	c.await(limited, func([]any) bool { return false })
+	if err := c.ended(); err != nil {
+		return observation{"close_code": count(int(websocket.CloseStatus(err)))}, nil
+	}
+	return nil, fmt.Errorf("ws %s: still open after %s; %s", a.On, a.Within.or(5*time.Second), c.state())
+}
+
 // open connects and, when asked, waits until the control bus is heard on the
 // connection (controlbus.md 1.3: a consumer that joins late misses records).
-func (a wsAction) open(ctx context.Context, x *execution) (observation, error) {
+// A refused handshake is an error, unless its status is judged.
+func (a wsAction) open(ctx context.Context, x *execution, judged bool) (observation, error) {
 	base, err := x.wire.gateway()
 	if err != nil {
 		return nil, err
 	}
-	path := a.Path
-	if path == "" {
-		path = "/ws"
-	}
-	h := http.Header{}
-	for k, v := range a.Headers {
-		h.Set(k, v)
-	}
+	path := cmp.Or(a.Path, "/ws")
 	limited, cancel := context.WithTimeout(ctx, a.Within.or(10*time.Second))
 	defer cancel()
-	ws, resp, err := websocket.Dial(limited, "ws"+strings.TrimPrefix(base, "http")+path, &websocket.DialOptions{HTTPHeader: h, HTTPClient: x.wire.http})
+	ws, resp, err := websocket.Dial(limited, "ws"+strings.TrimPrefix(base, "http")+path, &websocket.DialOptions{HTTPHeader: a.header(), HTTPClient: x.wire.http})
+	if err != nil && judged && resp != nil {
+		return observation{"status": count(resp.StatusCode)}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ws %s: %w", path, dialError(resp, err))
 	}
-	c := newConn(ws)
+	c := newConn(ws, a.Stalled)
 	x.shared.mu.Lock()
 	before := x.shared.conns[a.Open]
 	x.shared.conns[a.Open] = c
 	x.shared.mu.Unlock()
 	if before != nil {
-		before.close()
+		before.close(false)
 	}
+	o := observation{"frames": []any{}, "status": count(http.StatusSwitchingProtocols)}
 	if a.Ready == "" {
-		return observation{"frames": []any{}}, nil
+		return o, nil
 	}
-	return observation{"frames": []any{}}, x.probe(ctx, c, a.Ready, a.Within.or(60*time.Second))
+	return o, x.probe(ctx, c, a.Ready, a.Within.or(60*time.Second))
+}
+
+// header leaves out empty values, as http does.
+func (a wsAction) header() http.Header {
+	h := http.Header{}
+	for k, v := range a.Headers {
+		if v != "" {
+			h.Set(k, v)
+		}
+	}
+	return h
 }
 
 func dialError(resp *http.Response, err error) error {
@@ -200,12 +242,12 @@ func (x *execution) conn(name string) (*wsConn, error) {
 	return c, nil
 }
 
-func (x *execution) closeConn(name string) error {
+func (x *execution) closeConn(name string, abrupt bool) error {
 	c, err := x.conn(name)
 	if err != nil {
 		return err
 	}
-	c.close()
+	c.close(abrupt)
 	return nil
 }
 
@@ -216,15 +258,16 @@ func (x *execution) closeAll() {
 	x.shared.conns = map[string]*wsConn{}
 	x.shared.mu.Unlock()
 	for _, c := range conns {
-		c.close()
+		c.close(false)
 	}
 }
 
 // wsConn keeps every frame of one connection; its reader ends with close.
 type wsConn struct {
-	ws   *websocket.Conn
-	stop context.CancelFunc
-	done chan struct{} // closed when the reader has ended
+	ws      *websocket.Conn
+	stop    context.CancelFunc
+	done    chan struct{} // closed when the reader has ended
+	stalled bool
 
 	mu     sync.Mutex
 	frames []any         // guarded by mu
@@ -233,16 +276,20 @@ type wsConn struct {
 	taken  int           // frames that earlier steps have looked at; guarded by mu
 }
 
-func newConn(ws *websocket.Conn) *wsConn {
+// newConn owns ws. A stalled one reads nothing until it is closed.
+func newConn(ws *websocket.Conn, stalled bool) *wsConn {
 	ctx, stop := context.WithCancel(context.Background()) // ended by close
 	ws.SetReadLimit(16 << 20)
-	c := &wsConn{ws: ws, stop: stop, done: make(chan struct{}), more: make(chan struct{})}
+	c := &wsConn{ws: ws, stop: stop, done: make(chan struct{}), more: make(chan struct{}), stalled: stalled}
 	go c.read(ctx)
 	return c
 }
 
 func (c *wsConn) read(ctx context.Context) {
 	defer close(c.done)
+	if c.stalled {
+		<-ctx.Done()
+	}
 	for {
 		_, b, err := c.ws.Read(ctx)
 		c.mu.Lock()
@@ -314,8 +361,13 @@ func (c *wsConn) state() string {
 	return fmt.Sprintf("%d frames had come in all%s", len(c.frames), last)
 }
 
-func (c *wsConn) close() {
-	_ = c.ws.Close(websocket.StatusNormalClosure, "") // the peer may be gone already
+// close says good-bye, unless it is abrupt or nobody would read the answer.
+func (c *wsConn) close(abrupt bool) {
+	if abrupt || c.stalled {
+		_ = c.ws.CloseNow() // gone already is as good
+	} else {
+		_ = c.ws.Close(websocket.StatusNormalClosure, "") // the peer may be gone already
+	}
 	c.stop()
 	<-c.done
 }

@@ -62,6 +62,7 @@ type Instance struct {
 	endpoints Endpoints
 	starter   *starter // nil for an attached SUT
 	proxy     *proxy   // nil without tampering
+	events    eventKey // zero for an attached SUT
 	dead      chan struct{}
 
 	mu    sync.Mutex
@@ -78,6 +79,7 @@ type Instance struct {
 type starter struct {
 	o       Options
 	values  *values
+	events  eventKey
 	scratch string
 	logDir  string
 }
@@ -93,7 +95,7 @@ func Start(ctx context.Context, d Descriptor, o Options) (_ *Instance, err error
 	if err != nil {
 		return nil, err
 	}
-	in := &Instance{name: d.Name, starter: s, dead: make(chan struct{}), procs: map[string]*process{}}
+	in := &Instance{name: d.Name, starter: s, events: s.events.of(d), dead: make(chan struct{}), procs: map[string]*process{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, in.Stop(ctx))
@@ -143,6 +145,9 @@ func newStarter(d Descriptor, o Options) (*starter, error) {
 		return nil, fmt.Errorf("sut: scratch directory: %w", err)
 	}
 	s := &starter{o: o, scratch: scratch, logDir: o.LogDir}
+	if s.events, err = newEventKey(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(scratch))
+	}
 	if s.logDir == "" {
 		s.logDir = scratch
 	}
@@ -151,7 +156,8 @@ func newStarter(d Descriptor, o Options) (*starter, error) {
 	}
 	fixed := map[string]string{
 		"bin": o.BinDir, "run.id": o.RunID, "run.dir": scratch, "descriptor.dir": d.dir,
-		"backend.kafka": "", "backend.redis": "", "backend.neo4j": "", "backend.prefix": "",
+		"run.event_trust": s.events.trust(),
+		"backend.kafka":   "", "backend.redis": "", "backend.neo4j": "", "backend.prefix": "",
 	}
 	if b := o.Backends; b != nil {
 		fixed["backend.kafka"], fixed["backend.redis"] = b.Kafka, b.Redis

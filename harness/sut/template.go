@@ -66,10 +66,10 @@ func badName(name string, seen map[string]bool, self string) string {
 		return ""
 	case first == "process":
 		return badProcess(rest, seen)
-	case slices.Contains([]string{"run.id", "run.dir", "descriptor.dir", "backend.kafka", "backend.redis", "backend.neo4j", "backend.prefix"}, name):
+	case slices.Contains([]string{"run.id", "run.dir", "run.event_trust", "descriptor.dir", "backend.kafka", "backend.redis", "backend.neo4j", "backend.prefix"}, name):
 		return ""
 	}
-	return "no such name; there are bin, run.id, run.dir, descriptor.dir, backend.{kafka,redis,neo4j,prefix}, env.NAME, process.NAME.ROLE, self.ROLE"
+	return "no such name; there are bin, run.id, run.dir, run.event_trust, descriptor.dir, backend.{kafka,redis,neo4j,prefix}, env.NAME, process.NAME.ROLE, self.ROLE"
 }
 
 func badProcess(rest string, seen map[string]bool) string {
