@@ -29,7 +29,7 @@ func TestScenariosAreAskedByPromiseAndFoundBehindThePrefix(t *testing.T) {
 		},
 		"the original": {
 			plan: Plan{SUT: "original"}, descr: descriptor(t, "original"),
-			want: []scenario.Class{scenario.Strict, scenario.Lenient}, beside: 1, commits: "gateway.ingest",
+			want: []scenario.Class{scenario.Strict, scenario.Lenient, scenario.Original}, beside: 1, commits: "gateway.ingest",
 		},
 		"a file that promises nothing, on external servers": {
 			plan: Plan{SUT: "mine.yaml"}, descr: foreign, prefix: "plumbline.r1.",

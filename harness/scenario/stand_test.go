@@ -39,6 +39,8 @@ type stand struct {
 	kafka  *kfake.Cluster
 	faults map[string]bool
 
+	watching sync.WaitGroup // handlers of WebSockets
+
 	mu      sync.Mutex
 	seen    map[string]string // dag hash → strategy id; guarded by mu
 	counter int               // guarded by mu
@@ -60,6 +62,7 @@ func newStand(t *testing.T, faults ...string) *stand {
 	}
 	t.Cleanup(cluster.Close)
 	s.kafka = cluster
+	t.Cleanup(s.watching.Wait) // the server does not wait for its WebSockets
 	web := httptest.NewServer(s.routes())
 	t.Cleanup(web.Close)
 	s.env = scenario.Env{
@@ -197,6 +200,8 @@ func (s *stand) produce(topic, key, value string) {
 // watch relays the queue topic as the contract's gateway would, more or less:
 // the value's data, numbered.
 func (s *stand) watch(w http.ResponseWriter, r *http.Request) {
+	s.watching.Add(1)
+	defer s.watching.Done()
 	ws, err := websocket.Accept(w, r, nil)
 	if err != nil {
 		return
