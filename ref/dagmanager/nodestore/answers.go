@@ -122,14 +122,32 @@ func (c *answers) finish(key string, a *tagAnswer) {
 	close(a.done)
 }
 
-// forget drops the answers, also those that are being looked for, in which a
-// node may be missing.
-func (c *answers) forget(n *diff.Node) {
+// add tells the answers of queues that a node got. Answers that are being looked
+// for, in which they may be missing, are dropped.
+func (c *answers) add(n *diff.Node, topics []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, a := range c.byKey {
-		if a.finds(n) {
+		if !a.finds(n) {
+			continue
+		}
+		select {
+		case <-a.done:
+			c.byKey[key] = a.with(n, topics)
+		default:
 			delete(c.byKey, key)
 		}
 	}
+}
+
+// with is a finished answer with those queues of n that it lacks.
+func (a *tagAnswer) with(n *diff.Node, topics []string) *tagAnswer {
+	more := *a
+	more.queues = slices.Clip(a.queues) // others read the old one
+	for _, topic := range topics {
+		if ref := (contract.QueueRef{Queue: topic, Global: n.Global}); !slices.Contains(a.queues, ref) {
+			more.queues = append(more.queues, ref)
+		}
+	}
+	return &more
 }

@@ -60,23 +60,38 @@ func TestAnswersAreKeptForAMoment(t *testing.T) {
 	}
 }
 
-func TestAnswersForgetWhatANodeChanges(t *testing.T) {
+func TestAnswersLearnOfNewQueues(t *testing.T) {
 	sixty := int64(60)
-	node := &diff.Node{Interval: &sixty, Tags: []string{"x"}}
+	node := &diff.Node{Interval: &sixty, Tags: []string{"x"}, Global: true}
+	fresh := contract.QueueRef{Queue: "fresh", Global: true}
 	for _, c := range []struct {
 		q      question
-		forget bool
+		learns bool
 	}{
 		{question{[]string{"x", "y"}, 60, false}, true}, {question{[]string{"x", "y"}, 60, true}, false},
 		{question{[]string{"x"}, 60, true}, true}, {question{[]string{"x"}, 30, false}, false}, {question{[]string{"z"}, 60, false}, false},
 	} {
-		a, _ := newAsker()
+		a, now := newAsker()
+		want := []contract.QueueRef{{Queue: "t1"}}
 		a.ask(t, c.q)
-		a.forget(node)
-		a.forget(&diff.Node{Tags: []string{"x"}})
-		a.ask(t, c.q)
-		if (a.asked == 2) != c.forget {
-			t.Errorf("%+v: asked %d times", c.q, a.asked)
+		before := a.byKey[c.q.key()].queues
+		a.add(&diff.Node{Tags: []string{"x"}}, []string{"of another interval"})
+		for range 2 { // the second time it is there already
+			a.add(node, []string{"fresh"})
+		}
+		if c.learns {
+			want = append(want, fresh)
+		}
+		got, err := a.get(t.Context(), c.q, nil)
+		if err != nil || !slices.Equal(got, want) || a.asked != 1 {
+			t.Errorf("%+v: %v, %v, asked %d times; want %v", c.q, got, err, a.asked, want)
+		}
+		if len(before) != 1 || before[0].Queue != "t1" {
+			t.Errorf("%+v: an answer that was given changed: %v", c.q, before)
+		}
+		*now = now.Add(time.Second) // learning makes it no younger
+		if a.ask(t, c.q); a.asked != 2 {
+			t.Errorf("%+v: not asked again in its time", c.q)
 		}
 	}
 }
@@ -96,7 +111,7 @@ func TestANodeThatComesWhileAskedIsNotMissed(t *testing.T) {
 	a, sixty := newAnswers(time.Hour), int64(60)
 	q := question{[]string{"x"}, 60, false}
 	old, err := a.get(t.Context(), q, func() ([]contract.QueueRef, error) {
-		a.forget(&diff.Node{Interval: &sixty, Tags: []string{"x"}})
+		a.add(&diff.Node{Interval: &sixty, Tags: []string{"x"}}, []string{"new"})
 		return nil, nil
 	})
 	now, _ := a.get(t.Context(), q, func() ([]contract.QueueRef, error) { return []contract.QueueRef{{Queue: "new"}}, nil })

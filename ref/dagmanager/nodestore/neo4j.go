@@ -606,24 +606,31 @@ func (s *Neo4j) find(ctx context.Context, q question) ([]contract.QueueRef, erro
 	if err != nil {
 		return nil, err
 	}
-	out := make([]contract.QueueRef, len(rows))
-	for i, r := range rows {
-		global, _ := r["global"].(bool)
-		out[i] = contract.QueueRef{Queue: textOf(r, "topic"), Global: global}
+	var out []contract.QueueRef
+	for _, r := range rows { // one
+		topics, _ := r["topics"].([]any)
+		global, _ := r["global"].([]any)
+		for i := range min(len(topics), len(global)) {
+			topic, _ := topics[i].(string)
+			everywhere, _ := global[i].(bool)
+			out = append(out, contract.QueueRef{Queue: topic, Global: everywhere})
+		}
 	}
 	return out, nil
 }
 
-// Ordered so that the same question gets the same answer.
+// Ordered so that the same question gets the same answer, and in one row: at
+// hundreds of queues the rows cost more than the search.
 const (
 	queuesAnyQuery = `
 MATCH (q:Queue {interval: $interval})<-[:EMITS]-(n:ComputeNode)
-WHERE any(tag IN $tags WHERE tag IN n.tags)
-RETURN q.topic AS topic, n.global AS global ORDER BY n.created_at, topic`
+WHERE any(tag IN $tags WHERE tag IN n.tags)` + inOneRow
 	queuesAllQuery = `
 MATCH (q:Queue {interval: $interval})<-[:EMITS]-(n:ComputeNode)
-WHERE all(tag IN $tags WHERE tag IN n.tags)
-RETURN q.topic AS topic, n.global AS global ORDER BY n.created_at, topic`
+WHERE all(tag IN $tags WHERE tag IN n.tags)` + inOneRow
+	inOneRow = `
+WITH q.topic AS topic, coalesce(n.global, false) AS global, n.created_at AS made ORDER BY made, topic WHERE topic IS NOT NULL
+RETURN collect(topic) AS topics, collect(global) AS global`
 )
 
 // BufferingNodes returns the ids of nodes that buffer since before olderThan.

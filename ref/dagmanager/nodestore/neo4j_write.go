@@ -310,7 +310,7 @@ func (s *Neo4j) Confirm(ctx context.Context, queues []diff.Claimed) ([]bool, err
 	}
 	for _, v := range c.known {
 		s.cache.put(era, v.node)
-		s.tags.forget(v.node)
+		s.tags.add(v.node, v.readyOf(queues))
 	}
 	if c.gone {
 		return c.fresh, diff.ErrGone
@@ -342,6 +342,17 @@ func (c *confirming) confirm(i int, claimed diff.Claimed) {
 		v.ready(q)
 		c.ready = append(c.ready, params{"node_id": v.node.ID, "topic": q.Topic, "ordinal": q.emitted, "compute_keys": v.node.ComputeKeys})
 	}
+}
+
+// readyOf are the topics of those of the queues that are v's and ready.
+func (v *vertex) readyOf(queues []diff.Claimed) []string {
+	var topics []string
+	for _, claimed := range queues {
+		if q := v.find(claimed.Binding.Topic); claimed.NodeID == v.node.ID && q != nil && q.Ready {
+			topics = append(topics, q.Topic)
+		}
+	}
+	return topics
 }
 
 // ready makes a queue one of the node's queues; the first is also its Topic.
