@@ -263,6 +263,9 @@ func procStatus(pid int, key string) (float64, error) {
 	return 0, fmt.Errorf("%s: no %s line, as of a process that has ended", file, key)
 }
 
+// ResidentBytes is the memory of a process that is in RAM now.
+func ResidentBytes(pid int) (float64, error) { return procStatus(pid, "VmRSS:") }
+
 // CPUSeconds is the user and system time that a process has used so far.
 func CPUSeconds(pid int) (float64, error) { return procCPU(pid) }
 
