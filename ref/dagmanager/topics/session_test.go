@@ -405,3 +405,24 @@ func TestUnknownKind(t *testing.T) {
 		t.Error("an unknown kind was accepted")
 	}
 }
+
+// A session that has not looked at the broker yet answers all the same.
+func TestSessionThatSawNothing(t *testing.T) {
+	s := topics.NewSession(topics.NewMemory(), topics.Options{})
+	if s.Fit(diff.Topic{Name: "t", Kind: diff.Raw}) != diff.Absent || s.Begins("a_N_c0ffee") || s.Count() != 0 {
+		t.Error("it knows topics")
+	}
+	if errs, err := s.Delete(t.Context(), []string{"t"}); err != nil || errs[0] != nil {
+		t.Errorf("delete: %v, %v", errs, err)
+	}
+	if err := s.Ensure(t.Context(), wanted(diff.Raw, "a_N_c0ffee00_v1", "\u00c9_N_c0ffee00_v1")); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Ensure(t.Context(), wanted(diff.Raw, "\u00e9_N_c0ffee00_v1"))
+	if !errors.As(err, new(*topics.CollisionError)) || !s.Begins("a_N_c0ffee") || s.Begins("a_N_c0ffe0") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := s.Delete(t.Context(), []string{"a_N_c0ffee00_v1"}); err != nil || s.Begins("a_N_c0ffee") {
+		t.Errorf("delete: %v", err)
+	}
+}

@@ -141,6 +141,9 @@ func (v *view) add(name string, shape Shape) *known {
 }
 
 func (v *view) remove(name string) {
+	if v.count == 0 {
+		return
+	}
 	fold := v.fold(name)
 	list := v.byFold[fold]
 	at := slices.IndexFunc(list, func(k *known) bool { return k.name == name })
