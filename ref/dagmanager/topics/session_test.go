@@ -415,6 +415,11 @@ func TestSessionThatSawNothing(t *testing.T) {
 	if errs, err := s.Delete(t.Context(), []string{"t"}); err != nil || errs[0] != nil {
 		t.Errorf("delete: %v, %v", errs, err)
 	}
+}
+
+// What topics begin with is known as long as they are there.
+func TestSessionKnowsWhatTopicsBeginWith(t *testing.T) {
+	s := topics.NewSession(topics.NewMemory(), topics.Options{})
 	if err := s.Ensure(t.Context(), wanted(diff.Raw, "a_N_c0ffee00_v1", "\u00c9_N_c0ffee00_v1")); err != nil {
 		t.Fatal(err)
 	}

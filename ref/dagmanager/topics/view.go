@@ -117,7 +117,7 @@ func (v view) near(name string) []string {
 		return nil
 	}
 	for _, k := range v.byFold[v.fold(name)] {
-		if k.name != name && strings.ToLower(k.name) == strings.ToLower(name) {
+		if k.name != name && strings.EqualFold(k.name, name) {
 			out = append(out, k.name)
 		}
 	}
