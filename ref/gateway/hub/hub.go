@@ -240,7 +240,7 @@ func (h *Hub) leave(c *client) {
 	h.metrics.count(h.joined)
 }
 
-// Close ends every client with status 1000, once what waits for it is sent or
+// Close ends every client with status 1012, once what waits for it is sent or
 // ctx ends, refuses new ones and waits for all of them.
 func (h *Hub) Close(ctx context.Context) error {
 	h.mu.Lock()
