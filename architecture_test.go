@@ -55,6 +55,9 @@ var homes = map[string][]string{
 	"github.com/fzipp/gocyclo":                    {"harness/complexity"},
 	"github.com/google/pprof":                     {"harness/hotspot"},
 	"cel.dev/cel-go":                              {"harness/scenario"},
+	"go.opentelemetry.io/otel":                    {"ref/internal/tracing"},
+	"go.opentelemetry.io/contrib":                 {"ref/internal/tracing"},
+	"github.com/twmb/franz-go/plugin/kotel":       {"ref/internal/tracing"},
 }
 
 // pure packages take values and give values: none of these imports may appear

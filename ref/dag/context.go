@@ -246,18 +246,20 @@ func nullable(key, s string) pyjson.Member {
 // strategy:<id>: every text that is there, its name behind "compute_".
 func (c ComputeContext) RedisFields() []any {
 	fields := make([]any, 0, 16) // room for the caller's own, too
-	add := func(name, text string) {
-		if text != "" {
-			fields = append(fields, name, text)
-		}
+	reason := c.DowngradeReason
+	if !c.Downgraded {
+		reason = ""
 	}
-	add("compute_execution_domain", c.ExecutionDomain)
-	add("compute_as_of", c.AsOf)
-	add("compute_partition", c.Partition)
-	add("compute_dataset_fingerprint", c.DatasetFingerprint)
-	add("compute_world_id", c.WorldID)
-	if c.Downgraded {
-		add("compute_downgrade_reason", c.DowngradeReason)
+	for _, f := range [...]struct {
+		name any
+		text string
+	}{
+		{"compute_execution_domain", c.ExecutionDomain}, {"compute_as_of", c.AsOf}, {"compute_partition", c.Partition},
+		{"compute_dataset_fingerprint", c.DatasetFingerprint}, {"compute_world_id", c.WorldID}, {"compute_downgrade_reason", reason},
+	} {
+		if f.text != "" {
+			fields = append(fields, f.name, f.text)
+		}
 	}
 	return fields
 }

@@ -18,6 +18,7 @@ import (
 	"qmtl.internal/plumbline/ref/dagmanager/stream"
 	"qmtl.internal/plumbline/ref/dagmanager/topics"
 	"qmtl.internal/plumbline/ref/internal/service"
+	"qmtl.internal/plumbline/ref/internal/tracing"
 	"qmtl.internal/plumbline/scenarios/contract"
 )
 
@@ -29,7 +30,8 @@ type Config struct {
 	QueueTopic         string
 	Graph              string // file; "" means an empty graph
 	Namespaces         bool
-	MaxRequest         int // bytes
+	MaxRequest         int    // bytes
+	Traces             string // where they go; "" means none
 
 	Neo4j  nodestore.Neo4jOptions // without a URL: the graph is in memory
 	Topics topics.Options
@@ -54,6 +56,7 @@ func (c *Config) flags(fs *service.FlagSet) {
 	neo4jFlags(fs, &c.Neo4j)
 	fs.IntVar(&c.Neo4j.Cache, "neo4j-cache", 20000, "most `nodes` of the graph database that are remembered; 0: none")
 	fs.DurationVar(&c.Neo4j.CacheAge, "neo4j-cache-age", time.Minute, "how `long` what is remembered of a node counts")
+	fs.StringVar(&c.Traces, tracing.Flag, "", tracing.Help)
 	fs.BoolVar(&c.Namespaces, "topic-namespaces", true, "prefix topics with the world and domain that a DAG names")
 	fs.IntVar(&c.MaxRequest, "max-request", 4<<20, "largest request in `bytes`; what exceeds it is RESOURCE_EXHAUSTED")
 	fs.IntVar(&c.Topics.Replication, "replication", 0, "replication `factor` of every topic; 0: as the topic's kind wants; a single broker needs 1")
@@ -89,6 +92,9 @@ func (c *Config) check() []error {
 	errs = slices.Concat(errs, c.Kafka.Check("kafka"), c.ControlBus.Check("controlbus"), c.GC.check(), c.Jobs.check(c))
 	if err := contract.CheckTopicName(c.QueueTopic); err != nil {
 		errs = append(errs, service.Wrong("controlbus-queue-topic", "%s", err))
+	}
+	if err := tracing.Check(c.Traces); err != nil {
+		errs = append(errs, service.Wrong(tracing.Flag, "%q: %v", c.Traces, err))
 	}
 	if c.Topics.Replication < 0 || c.Topics.Replication > maxReplication {
 		errs = append(errs, service.Wrong("replication", "%d: want 0 to %d", c.Topics.Replication, maxReplication))
@@ -126,7 +132,7 @@ func (c *Config) checkLimits() (errs []error) {
 func Spec() service.Spec {
 	var c Config
 	return service.Spec{Name: "dagmanager", About: commandsHelp(), Flags: c.flags, Keys: keys, Check: c.check,
-		Beside: []string{"gateway", "worldservice", "telemetry"}, Production: []string{"neo4j", "kafka", "controlbus", "controlbus-queue-topic"},
+		Env: map[string]string{tracing.Env: tracing.Flag}, Beside: []string{"gateway", "worldservice", "telemetry"}, Production: []string{"neo4j", "kafka", "controlbus", "controlbus-queue-topic"},
 		Start: func(ctx context.Context, rt *service.Runtime) error { return start(ctx, rt, c) }}
 }
 
@@ -137,6 +143,11 @@ const outboxGrace = 2 * time.Second
 // reason not to: requests that need it say so.
 func start(ctx context.Context, rt *service.Runtime, c Config) error {
 	m := newMetrics(rt.Metrics, rt.Log)
+	traces, err := tracing.Open(rt.Life(), "dagmanager", c.Traces, rt.Log)
+	if err != nil {
+		return err
+	}
+	rt.OnStop("traces", traces.Close)
 	store, err := openStore(ctx, rt, c)
 	if err != nil {
 		return err
@@ -147,7 +158,7 @@ func start(ctx context.Context, rt *service.Runtime, c Config) error {
 	}
 	c.Stream.OnReplay = func(n int) { m.replays.Add(float64(n)) }
 	s := &server{
-		store: store, stages: newStages(rt.Metrics), streams: stream.NewRegistry(c.Stream),
+		store: store, stages: newStages(rt.Metrics, traces), streams: stream.NewRegistry(c.Stream),
 		metrics: m, namespaces: c.Namespaces, log: rt.Log, tokens: newTokens(),
 	}
 	s.topics = timedTopics{session, s.stages}
@@ -155,7 +166,7 @@ func start(ctx context.Context, rt *service.Runtime, c Config) error {
 	if c.Neo4j.URL != "" {
 		s.nodes = timedNodes{nodestore.Gather(store), s.stages}
 	}
-	if s.outbox, err = openBus(rt, c, store, m); err != nil {
+	if s.outbox, err = openBus(rt, c, store, m, traces); err != nil {
 		return err
 	}
 	rt.Metrics.MustRegister(
@@ -190,7 +201,7 @@ func openTopics(rt *service.Runtime, c Config, m *metrics) (session *topics.Sess
 }
 
 // openBus opens the outbox to the ControlBus that c names; nil without one.
-func openBus(rt *service.Runtime, c Config, store queueFinder, m *metrics) (*outbox, error) {
+func openBus(rt *service.Runtime, c Config, store queueFinder, m *metrics, traces *tracing.Tracer) (*outbox, error) {
 	if c.ControlBus.Brokers == "" {
 		return nil, nil
 	}
@@ -198,7 +209,7 @@ func openBus(rt *service.Runtime, c Config, store queueFinder, m *metrics) (*out
 	if err != nil {
 		return nil, fmt.Errorf("controlbus %s: %w", c.ControlBus.Brokers, err)
 	}
-	client, err := kgo.NewClient(append(opts, busOptions()...)...)
+	client, err := kgo.NewClient(slices.Concat(opts, busOptions(), traces.Kafka())...)
 	if err != nil {
 		return nil, fmt.Errorf("controlbus %s: %w", c.ControlBus.Brokers, err)
 	}
@@ -224,7 +235,7 @@ func serveGRPC(rt *service.Runtime, c Config, s *server) error {
 	if err != nil {
 		return err
 	}
-	g := grpc.NewServer(
+	g := grpc.NewServer(append(s.stages.traces.Serve(),
 		grpc.Creds(transport(rt.TLS, rt.Log)),
 		grpc.MaxRecvMsgSize(c.MaxRequest),
 		grpc.NumStreamWorkers(streamWorkers),
@@ -232,7 +243,7 @@ func serveGRPC(rt *service.Runtime, c Config, s *server) error {
 		grpc.ChainStreamInterceptor(s.metrics.stream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	)
+	)...)
 	s.register(g)
 	state := health.NewServer()
 	healthpb.RegisterHealthServer(g, state)

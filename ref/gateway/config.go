@@ -14,6 +14,7 @@ import (
 	"qmtl.internal/plumbline/ref/gateway/health"
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/internal/service"
+	"qmtl.internal/plumbline/ref/internal/tracing"
 )
 
 // Config is what a gateway can be told by file, environment or flag.
@@ -59,6 +60,8 @@ type Config struct {
 	SharedMaxGross    optionalFloat
 	SharedMaxNet      optionalFloat
 	SharedMinHeadroom optionalFloat
+
+	Traces string // where they go; "" means none
 
 	EventsURL         string
 	EventsFallbackURL string
@@ -111,6 +114,7 @@ func (c *Config) flags(fs *service.FlagSet) {
 	fs.Var(&c.SharedMaxGross, "shared-account-max-gross", "largest gross `notional` of orders in a shared account; empty: any")
 	fs.Var(&c.SharedMaxNet, "shared-account-max-net", "largest net `notional` of a shared account; empty: any")
 	fs.Var(&c.SharedMinHeadroom, "shared-account-min-headroom", "least `share` of a shared account's equity that must stay free; empty: any")
+	fs.StringVar(&c.Traces, tracing.Flag, "", tracing.Help)
 	fs.StringVar(&c.EventsURL, "events-url", "wss://gateway/ws/evt", "`URL` of the event stream as clients reach it")
 	fs.StringVar(&c.EventsFallbackURL, "events-fallback-url", "wss://gateway/ws", "`URL` of the stream without tokens as clients reach it")
 	fs.DurationVar(&c.EventsTTL, "events-ttl", 5*time.Minute, "how `long` an event token is valid")
@@ -182,6 +186,7 @@ func (c *Config) check() []error {
 	errs := []error{
 		service.CheckAddr("listen", c.Listen),
 		c.checkRedis(),
+		c.checkTraces(),
 		service.CheckAddr("dagmanager", c.DagManager),
 	}
 	for _, seed := range c.seeds() {
@@ -233,6 +238,13 @@ func (c *Config) checkRedis() error {
 		return service.Wrong("redis", "want HOST:PORT or redis://[USER:PASSWORD@]HOST:PORT[/DB]") // the URL may hold a password
 	}
 	return service.CheckAddr("redis", o.Addr)
+}
+
+func (c *Config) checkTraces() error {
+	if err := tracing.Check(c.Traces); err != nil {
+		return service.Wrong(tracing.Flag, "%q: %v", c.Traces, err)
+	}
+	return nil
 }
 
 func (c *Config) checkLimits() (errs []error) {

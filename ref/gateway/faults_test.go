@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"google.golang.org/grpc/codes"
@@ -36,6 +37,36 @@ func TestRedisDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.accepted(body(oneNode("a"), "w"))
+}
+
+// failMulti makes Redis refuse the n-th transaction, though it hears the commands
+// inside.
+func (s *stand) failMulti(n int32) {
+	var seen atomic.Int32
+	s.redis.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
+		if cmd != "MULTI" || seen.Add(1) != n {
+			return false
+		}
+		c.WriteError("LOADING as told")
+		return true
+	})
+}
+
+func TestAClaimIsTriedAgainAndAConfirmationIsNot(t *testing.T) {
+	s := newStand(t, withArgs("--workers", "0", "--degrade-every", "1h"))
+	s.failMulti(1)
+	s.accepted(body(oneNode("a"), "w"))
+	if got := s.metric(`gateway_stage_retries_total{stage="register"}`); got != "1" {
+		t.Errorf("%s retries", got)
+	}
+	s.failMulti(2)
+	s.refused("/strategies", body(oneNode("b"), "w"), http.StatusServiceUnavailable, "E_REGISTRY")
+	if got := s.metric(`gateway_stage_retries_total{stage="confirm"}`); got != "0" {
+		t.Errorf("%s retries of what must not be done twice", got)
+	}
+	if queue, _ := s.redis.List("strategy_queue"); len(queue) != 1 {
+		t.Errorf("queue %v", queue)
+	}
 }
 
 // produceFaults are the ways in which a broker fails to store a record; each

@@ -109,7 +109,7 @@ func TestSubmitWritesOneRecordOfWhatRedisHas(t *testing.T) {
 	s := newStand(t, withKafka)
 	id := s.accepted(bodyWith(oneNode("a"), paperMeta, " alpha ", "beta", "alpha")).StrategyID
 	records := s.records()
-	if len(records) != 1 || string(records[0].Key) != "ingest:"+id || records[0].Headers[0].Key != "rfp" {
+	if len(records) != 1 || string(records[0].Key) != "ingest:"+id || records[0].Headers[0].Key != "rfp" || len(records[0].Headers) != 1 {
 		t.Fatalf("records %v", records)
 	}
 	b64 := s.redis.HGet("strategy:"+id, "dag")

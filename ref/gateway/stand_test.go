@@ -49,7 +49,6 @@ type standConfig struct {
 	bus   string // ControlBus topics
 	dm    *manager
 	args  []string
-	given *givenAnswers
 }
 
 func withKafka(c *standConfig) { c.kafka = true }
@@ -65,7 +64,7 @@ func newStand(t *testing.T, options ...standOption) *stand {
 	for _, o := range options {
 		o(&c)
 	}
-	s := &stand{t: t, redis: miniredis.RunT(t), dm: c.dm, given: c.given, client: &http.Client{
+	s := &stand{t: t, redis: miniredis.RunT(t), dm: c.dm, client: &http.Client{
 		Timeout:       30 * time.Second, // longer than any answer may take
 		Transport:     &http.Transport{},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -97,12 +96,17 @@ func newKafka(t *testing.T) *kfake.Cluster {
 // run starts the service of Spec in this process and stops it at the end.
 func run(t *testing.T, args ...string) contract.Ready {
 	t.Helper()
+	return runSpec(t, Spec(), args...)
+}
+
+func runSpec(t *testing.T, spec service.Spec, args ...string) contract.Ready {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	out, in := io.Pipe()
 	var log lockedBuffer
 	code := make(chan int, 1)
 	go func() {
-		code <- service.Run(ctx, service.IO{Args: args, Getenv: func(string) string { return "" }, Out: in, Err: &log}, Spec())
+		code <- service.Run(ctx, service.IO{Args: args, Getenv: func(string) string { return "" }, Out: in, Err: &log}, spec)
 		in.Close()
 	}()
 	t.Cleanup(func() {

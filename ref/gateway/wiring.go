@@ -24,6 +24,7 @@ import (
 	"qmtl.internal/plumbline/ref/gateway/submit"
 	"qmtl.internal/plumbline/ref/gateway/world"
 	"qmtl.internal/plumbline/ref/internal/service"
+	"qmtl.internal/plumbline/ref/internal/tracing"
 )
 
 // Spec is the gateway as a service.
@@ -33,7 +34,7 @@ func Spec() service.Spec {
 		Name:       "gateway",
 		Flags:      c.flags,
 		Keys:       keys,
-		Env:        map[string]string{"QMTL_FILL_SECRET": "fill-secret"},
+		Env:        map[string]string{"QMTL_FILL_SECRET": "fill-secret", tracing.Env: tracing.Flag},
 		Beside:     []string{"dagmanager", "worldservice", "telemetry"},
 		Production: []string{"redis", "kafka", "controlbus-topics", "commitlog-topic"},
 		Check:      c.check,
@@ -44,15 +45,12 @@ func Spec() service.Spec {
 // start wires a gateway. No dependency has to be up: each heals by itself, and
 // /health tells.
 func start(rt *service.Runtime, c *Config) error {
-	rdb, err := openRedis(rt, c)
+	traces, err := tracing.Open(rt.Life(), "gateway", c.Traces, rt.Log)
 	if err != nil {
 		return err
 	}
-	conn, err := openDagManager(rt, c)
-	if err != nil {
-		return err
-	}
-	producer, err := openProducer(rt, c)
+	rt.OnStop("traces", traces.Close)
+	rdb, conn, producer, err := openClients(rt, c, traces)
 	if err != nil {
 		return err
 	}
@@ -90,10 +88,6 @@ func start(rt *service.Runtime, c *Config) error {
 		WorldService: worldCollector(worlds),
 	}, c.Capabilities, health.ProbeLimit, health.CacheFor)
 	level := openDegradation(rt, c, monitor, registry)
-	document, err := openapi.Document()
-	if err != nil {
-		return fmt.Errorf("openapi: %w", err)
-	}
 	doors := newAdmission(c.Places, c.Waiting, c.WaitLimit, rt.Metrics)
 	g := &Gateway{
 		rooms:   newRooms(),
@@ -112,15 +106,29 @@ func start(rt *service.Runtime, c *Config) error {
 		},
 		pipeline: &submit.Pipeline{
 			Contexts: contexts(worlds), Bindings: bindings(worlds), Registry: registry, CommitLog: commitLog, DagManager: manager, Worker: worker,
-			Metrics: submit.NewMetrics(rt.Metrics), Limits: limits, Hold: level.Hold, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
+			Metrics: submit.NewMetrics(rt.Metrics), Traces: traces, Limits: limits, Hold: level.Hold, NoSentinel: c.NoSentinel, Log: rt.Log, Now: time.Now,
 		},
 		monitor: monitor,
 		trades:  trades,
 		level:   level,
-
-		document: document,
 	}
-	return rt.ServeHTTP("http", c.Listen, g.Handler())
+	if g.document, err = openapi.Document(); err != nil {
+		return fmt.Errorf("openapi: %w", err)
+	}
+	return rt.ServeHTTP("http", c.Listen, traces.Handler(g.Handler()))
+}
+
+// openClients gives the clients of what a submission goes through; producer is nil
+// without Kafka.
+func openClients(rt *service.Runtime, c *Config, traces *tracing.Tracer) (rdb *redis.Client, conn *grpc.ClientConn, producer *kgo.Client, err error) {
+	if rdb, err = openRedis(rt, c); err != nil {
+		return nil, nil, nil, err
+	}
+	if conn, err = openDagManager(rt, c, traces); err != nil {
+		return nil, nil, nil, err
+	}
+	producer, err = openProducer(rt, c, traces)
+	return rdb, conn, producer, err
 }
 
 // openDegradation looks at health while the service lives.
@@ -237,7 +245,7 @@ func openRedis(rt *service.Runtime, c *Config) (*redis.Client, error) {
 // window is how many bytes the DAG Manager may send ahead.
 const window = 1 << 20
 
-func openDagManager(rt *service.Runtime, c *Config) (*grpc.ClientConn, error) {
+func openDagManager(rt *service.Runtime, c *Config, traces *tracing.Tracer) (*grpc.ClientConn, error) {
 	transport := insecure.NewCredentials()
 	secured, err := service.ClientTLS(c.DagManagerCA, c.DagManagerCert, c.DagManagerKey)
 	if err != nil {
@@ -246,7 +254,7 @@ func openDagManager(rt *service.Runtime, c *Config) (*grpc.ClientConn, error) {
 	if secured != nil {
 		transport = grpccreds.NewTLS(secured)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+c.DagManager,
+	conn, err := grpc.NewClient("passthrough:///"+c.DagManager, append(traces.Dial(),
 		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)),
 		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window), // fixed: no pings to measure one
@@ -254,7 +262,7 @@ func openDagManager(rt *service.Runtime, c *Config) (*grpc.ClientConn, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{ // back within a second of the other side
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
-		}))
+		}))...)
 	if err != nil {
 		return nil, fmt.Errorf("dagmanager %s: %w", c.DagManager, err)
 	}
@@ -295,11 +303,11 @@ func openRebalancing(rt *service.Runtime, c *Config, worlds *world.Client, commi
 }
 
 // openProducer gives what writes to Kafka, nil when there is none.
-func openProducer(rt *service.Runtime, c *Config) (*kgo.Client, error) {
+func openProducer(rt *service.Runtime, c *Config, traces *tracing.Tracer) (*kgo.Client, error) {
 	if c.Kafka == "" {
 		return nil, nil
 	}
-	client, err := kgo.NewClient(
+	client, err := kgo.NewClient(append(traces.Kafka(),
 		kgo.SeedBrokers(c.seeds()...),
 		kgo.ClientID("gateway"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -317,7 +325,7 @@ func openProducer(rt *service.Runtime, c *Config) (*kgo.Client, error) {
 		kgo.RequestTimeoutOverhead(c.CommitLogTimeout),
 		kgo.DialTimeout(time.Second),
 		kgo.MetadataMinAge(500*time.Millisecond),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka %s: %w", c.Kafka, err)
 	}

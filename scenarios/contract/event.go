@@ -67,7 +67,8 @@ func ISOTime(t time.Time, zone string) string {
 	if t.Nanosecond() == 0 {
 		layout = "2006-01-02T15:04:05"
 	}
-	return t.Format(layout) + zone
+	var room [40]byte
+	return string(append(t.AppendFormat(room[:0], layout), zone...))
 }
 
 // QueueRef names a queue that carries a node's output.

@@ -301,7 +301,9 @@ func DAGHash(dag pyjson.Value) string {
 func DAGHashIn(room []byte, dag pyjson.Value) (hash string, _ []byte) {
 	room = pyjson.Append(room[:0], dag, pyjson.Spaced|pyjson.Sorted|pyjson.ASCII)
 	sum := sha256.Sum256(room)
-	return hex.EncodeToString(sum[:]), room
+	var text [2 * sha256.Size]byte
+	hex.Encode(text[:], sum[:])
+	return string(text[:]), room
 }
 
 // StoredDAG gives the copy of dag that is stored: a sentinel node for

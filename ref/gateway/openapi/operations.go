@@ -20,7 +20,7 @@ func refused() []Answer {
 		{http.StatusBadRequest, "E_SCHEMA_COMPAT_MISMATCH", "a node has two schema ids"},
 		{http.StatusBadRequest, "E_CHECKSUM_MISMATCH", "node_ids_crc32 is wrong"},
 		{http.StatusBadRequest, "E_NODE_ID_MISMATCH", "a node's id is not the canonical one"},
-		{http.StatusRequestEntityTooLarge, "E_TOO_LARGE", "the body or its record is too large"},
+		{http.StatusRequestEntityTooLarge, "E_TOO_LARGE", "the body, its JSON or its record is too large"},
 		{http.StatusUnprocessableEntity, "Mistakes", "the body is not JSON or not the model"},
 		{http.StatusUnprocessableEntity, "E_WORLD_ID_DEPRECATED", "world_id is given"},
 		{http.StatusUnprocessableEntity, "E_WORLD_IDS_REQUIRED", "world_ids names no world"},
@@ -30,14 +30,16 @@ func refused() []Answer {
 
 // misread are the answers to a body that cannot be taken in.
 func misread() []Answer {
-	return []Answer{
-		{http.StatusBadRequest, "Message", "the body is cut off or no text"},
-		{http.StatusUnprocessableEntity, "Mistakes", "the body is not JSON or not the model"},
-	}
+	return append(refusedUnread(), Answer{http.StatusUnprocessableEntity, "Mistakes", "the body is not JSON or not the model"})
 }
 
-func tooLarge() Answer {
-	return Answer{http.StatusRequestEntityTooLarge, "E_TOO_LARGE", "the body is too large"}
+// refusedUnread are those before anybody looks into the body.
+func refusedUnread() []Answer {
+	return []Answer{
+		{http.StatusBadRequest, "Message", "the body is cut off, too slow or no text"},
+		{http.StatusRequestEntityTooLarge, "E_TOO_LARGE", "the body or its JSON is too large"},
+		{http.StatusServiceUnavailable, "E_BUSY", "too many requests at once; Retry-After says when to come again"},
+	}
 }
 
 func noRegistry() Answer {
@@ -64,7 +66,7 @@ func own() []Operation {
 		{Method: get, Path: "/strategies/{strategy_id}/status", ID: "strategyStatus", Summary: "Tells how far a strategy is",
 			Answers: []Answer{{http.StatusOK, "StrategyStatus", "its state"}, unknownStrategy(), noRegistry()}},
 		{Method: post, Path: "/strategies/{strategy_id}/history", ID: "reportHistory", Summary: "Takes a report on the data that a node ran on", Body: "HistoryReport",
-			Answers: slices.Concat([]Answer{{http.StatusNoContent, "", "written down"}, unknownStrategy(), tooLarge(), noRegistry()}, misread())},
+			Answers: slices.Concat([]Answer{{http.StatusNoContent, "", "written down"}, unknownStrategy(), noRegistry()}, misread())},
 		{Method: get, Path: "/queues/by_tag", ID: "queuesByTag", Summary: "Finds the queues of a tag query; none while the DAG Manager is away",
 			Query: []Param{
 				{"tags", "string", true, "comma list"}, {"interval", "integer", true, "seconds"}, {"match_mode", "string", false, "any or all; anything else is any"},
@@ -74,17 +76,15 @@ func own() []Operation {
 			Headers: []Param{
 				{"Authorization", "string", false, "Bearer and a token of the audience fills"}, {"X-Signature", "string", false, "HMAC-SHA256 of the body, hexadecimal"},
 				{"X-World-ID", "string", false, "of a signed fill; else the body's world_id"}, {"X-Strategy-ID", "string", false, "of a signed fill; else the body's strategy_id"}},
-			Answers: []Answer{
+			Answers: append(refusedUnread(), []Answer{
 				{http.StatusAccepted, "", "stored"},
-				{http.StatusBadRequest, "Message", "the body is cut off"},
 				{http.StatusBadRequest, "E_INVALID_JSON", "the body is no JSON"},
 				{http.StatusBadRequest, "E_MISSING_IDS", "world or strategy is empty"},
 				{http.StatusBadRequest, "E_CE_REQUIRED", "the body is no CloudEvent with data"},
 				{http.StatusBadRequest, "InvalidFill", "the data are no fill"},
 				{http.StatusUnauthorized, "E_AUTH", "nobody vouches for it"},
-				tooLarge(),
 				{http.StatusServiceUnavailable, "E_FILLS", "Kafka did not take it"},
-			}},
+			}...)},
 		{Method: post, Path: "/events/subscribe", ID: "subscribe", Summary: "Gives a token for the event stream", Body: "SubscribeRequest",
 			Answers: slices.Concat([]Answer{{http.StatusOK, "Subscription", "the token, and where to take it"}}, misread())},
 		{Method: get, Path: "/events/jwks", ID: "eventKeys", Summary: "Gives the public keys of event tokens", Answers: []Answer{{http.StatusOK, "JWKS", "the keys"}}},
@@ -95,7 +95,7 @@ func own() []Operation {
 				{"shared_account", "string", false, "1, true or yes: orders of one shared account too"}, {"per_strategy", "string", false, "1, true or yes: orders by strategy too"}},
 			Headers: []Param{allowLive()},
 			Answers: slices.Concat([]Answer{{http.StatusOK, "RebalanceOrders", "the orders"}}, misread(), []Answer{
-				tooLarge(), notAllowed(),
+				notAllowed(),
 				{http.StatusForbidden, "E_SHARED_ACCOUNT_DISABLED", "shared accounts are off"},
 				{http.StatusUnprocessableEntity, "Message", "the mode is overlay without an overlay"},
 				{http.StatusUnprocessableEntity, "E_OVERLAY_EXECUTION_AMBIGUOUS", "an overlay's symbol belongs to two worlds"},
@@ -198,13 +198,17 @@ func (r row) operation() Operation {
 	}
 	if r.body {
 		op.Body = "Dict"
-		op.Answers = slices.Concat(op.Answers, misread(), []Answer{tooLarge()})
+		op.Answers = slices.Concat(op.Answers, misread())
 	}
 	if r.guarded {
 		op.Headers = []Param{allowLive()}
 		op.Answers = append(op.Answers, notAllowed())
 	}
-	op.Answers = append(op.Answers, mirrored()...)
+	for _, a := range mirrored() {
+		if r.method != http.MethodDelete || a.Status != http.StatusBadGateway { // what the answer to a removal holds does not matter
+			op.Answers = append(op.Answers, a)
+		}
+	}
 	return op
 }
 

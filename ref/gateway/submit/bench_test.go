@@ -1,6 +1,7 @@
 package submit
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -50,11 +51,57 @@ func prepare(tb testing.TB, p *Pipeline, body []byte) {
 		tb.Fatal(err)
 	}
 	s := &submission{req: req, record: p.buffers.get()}
-	err = p.run(tb.Context(), s, []stage{{"normalise", (*Pipeline).normalise}, {"context", (*Pipeline).context}, {"seal", (*Pipeline).seal}})
+	err = p.run(tb.Context(), s, []stage{
+		{name: "normalise", run: (*Pipeline).normalise}, {name: "context", run: (*Pipeline).context}, {name: "seal", run: (*Pipeline).seal}})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	p.buffers.put(s.record)
+}
+
+// sevenKB is a DAG of twelve nodes as a client sends it, 7 KB before base64.
+func sevenKB(tb testing.TB) (req *Request, size int) {
+	tb.Helper()
+	body := sampleBody(tb, 12)
+	req, err := ParseRequest("application/json", body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_, plain, err := decodeDAG(req.DAGJSON)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	const filled = 7 << 10
+	plain = strings.Replace(plain, `{"schema_version"`, `{"about":"`+strings.Repeat("x", max(0, filled-len(plain)))+`","schema_version"`, 1)
+	req.DAGJSON = base64.StdEncoding.EncodeToString([]byte(plain))
+	return req, len(plain)
+}
+
+// The figure of the project's plan: at most 100 µs.
+func BenchmarkDecodeAndIdentifyTwelveNodes(b *testing.B) {
+	p := newPipeline()
+	req, size := sevenKB(b)
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	s := &submission{req: req, record: p.buffers.get()}
+	for b.Loop() {
+		if err := p.normalise(b.Context(), s); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// Without traces and limits a stage costs nothing but its clock.
+func TestAStageAllocatesNothingOfItsOwn(t *testing.T) {
+	p, s, nothing := newPipeline(), &submission{}, func(*Pipeline, context.Context, *submission) error { return nil }
+	ctx := t.Context()
+	stages := []stage{{name: "normalise", run: nothing}, {name: "seal", run: nothing, again: claimAgain()}}
+	if err := p.run(ctx, s, stages); err != nil { // makes the series
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(100, func() { _ = p.run(ctx, s, stages) }); n != 0 {
+		t.Errorf("%g allocations for two stages", n)
+	}
 }
 
 func BenchmarkPrepareTwelveNodes(b *testing.B) {

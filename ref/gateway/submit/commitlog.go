@@ -41,9 +41,10 @@ func (c *CommitLog) Fits(value []byte) bool { return len(value)+recordOverhead <
 // errUnsettled: the producer still has the record, which may yet arrive.
 var errUnsettled = errors.New("not acknowledged in time")
 
-// Publish writes value for a strategy as Write does.
+// Publish writes value for a strategy as Write does, within the limit of ctx
+// only.
 func (c *CommitLog) Publish(ctx context.Context, strategyID string, value []byte) error {
-	return c.Write(ctx, recordKey(strategyID), value)
+	return c.produce(ctx, recordKey(strategyID), value)
 }
 
 // Write writes a record and returns when it is stored. The error wraps
@@ -51,6 +52,10 @@ func (c *CommitLog) Publish(ctx context.Context, strategyID string, value []byte
 func (c *CommitLog) Write(ctx context.Context, key string, value []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
+	return c.produce(ctx, key, value)
+}
+
+func (c *CommitLog) produce(ctx context.Context, key string, value []byte) error {
 	done := make(chan error, 1)
 	c.client.TryProduce(ctx, &kgo.Record{
 		Topic:   c.topic,
@@ -104,8 +109,10 @@ func appendRecord(dst []byte, e *entry) (record, dag64 []byte) {
 	const style = pyjson.Spaced | pyjson.ASCII
 	dst = append(dst, `["`+commitEvent+`", `...)
 	dst = strconv.AppendInt(dst, e.At.UnixMilli(), 10)
-	dst = append(dst, `, "`+e.ID+`", {"event": "`+commitEvent+`", "version": 1, "strategy_id": "`+e.ID+
-		`", "dag_hash": "`+e.Hash+`", "dag": `...)
+	dst = append(append(dst, `, "`...), e.ID...)
+	dst = append(append(dst, `", {"event": "`+commitEvent+`", "version": 1, "strategy_id": "`...), e.ID...)
+	dst = append(append(dst, `", "dag_hash": "`...), e.Hash...)
+	dst = append(dst, `", "dag": `...)
 	from := len(dst)
 	dst = pyjson.Append(dst, e.DAG, style)
 	to := len(dst)
@@ -113,7 +120,8 @@ func appendRecord(dst []byte, e *entry) (record, dag64 []byte) {
 	from64 := len(dst)
 	dst = base64.StdEncoding.AppendEncode(dst, dst[from:to])
 	to64 := len(dst)
-	dst = append(dst, `", "node_ids_crc32": `+e.CRC32+`, "insert_sentinel": `...)
+	dst = append(append(dst, `", "node_ids_crc32": `...), e.CRC32...)
+	dst = append(dst, `, "insert_sentinel": `...)
 	dst = strconv.AppendBool(dst, e.Sentinel)
 	dst = append(dst, `, "compute_context": `...)
 	dst = pyjson.Append(dst, e.Context, style)

@@ -25,7 +25,7 @@ func FuzzBody(f *testing.F) {
 		req, err := ParseRequest("application/json", body)
 		if err == nil {
 			s := &submission{req: req}
-			err = p.run(t.Context(), s, []stage{{"normalise", (*Pipeline).normalise}, {"context", (*Pipeline).context}, {"seal", (*Pipeline).seal}})
+			err = p.run(t.Context(), s, []stage{{name: "normalise", run: (*Pipeline).normalise}, {name: "context", run: (*Pipeline).context}, {name: "seal", run: (*Pipeline).seal}})
 		}
 		var problem *contract.Problem
 		switch {

@@ -34,7 +34,8 @@ func identify(nodes []pyjson.Value, sentCRC string, m *Metrics, room []byte) (cr
 		}
 	}
 	crc = contract.CRC32(f.ids)
-	same := sentCRC == strconv.FormatUint(uint64(crc), 10)
+	var digits [10]byte
+	same := sentCRC == string(strconv.AppendUint(digits[:0], uint64(crc), 10))
 	if !same {
 		m.ChecksumMismatch.Inc()
 	}

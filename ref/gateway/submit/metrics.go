@@ -20,6 +20,7 @@ type Metrics struct {
 	Downgrades       *metric.Counters // reason
 	diffs            *prometheus.CounterVec
 	stages           *prometheus.HistogramVec
+	retries          *metric.Counters // stage
 	latency          metric.Window
 }
 
@@ -32,6 +33,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		IDMismatch:       metric.NewCounters(reg, "nodeid_mismatch_total", "Nodes whose id is not canonical.", "node_type"),
 		SchemaConflict:   metric.NewCounters(reg, "nodeid_schema_conflict_total", "Nodes with two different schema ids.", "node_type"),
 		Downgrades:       metric.NewCounters(reg, "strategy_compute_context_downgrade_total", "Submissions whose compute context was downgraded.", "reason"),
+		retries:          metric.NewCounters(reg, "gateway_stage_retries_total", "Stages of a submission that were tried again.", "stage"),
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "gateway_stage_seconds", Help: "Duration of one stage of a submission.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},

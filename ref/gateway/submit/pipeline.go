@@ -18,6 +18,7 @@ import (
 
 	"qmtl.internal/plumbline/ref/dag"
 	"qmtl.internal/plumbline/ref/internal/service"
+	"qmtl.internal/plumbline/ref/internal/tracing"
 	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
@@ -60,6 +61,7 @@ type Pipeline struct {
 	DagManager *DagManager
 	Worker     *Worker
 	Metrics    *Metrics
+	Traces     *tracing.Tracer // nil: none
 	Limits     Limits
 	Hold       func() bool // accepted strategies do not join the queue now; nil: never
 	NoSentinel bool        // store the DAG without a version sentinel
@@ -89,12 +91,6 @@ func (b *buffers) put(buf *[]byte) {
 	}
 }
 
-// stage is one step of a submission. Its name is in errors and metrics.
-type stage struct {
-	name string
-	run  func(*Pipeline, context.Context, *submission) error
-}
-
 // submission is what the stages know of one request so far.
 type submission struct {
 	req   *Request
@@ -107,9 +103,9 @@ type submission struct {
 	crc     uint32         // identified
 	context dag.ComputeContext
 
-	claim  Registration // sealed
-	record *[]byte      // on loan; sealed: value of the commit-log record, before that any stage's room
-	undo   []func(context.Context) error
+	claim  Registration                                        // sealed
+	record *[]byte                                             // on loan; sealed: value of the commit-log record, before that any stage's room
+	undo   func(*Pipeline, context.Context, *submission) error // takes back what was done; nil: nothing was
 
 	owes bool      // diffed: the diff is to be repeated
 	late *lateDiff // diffed: the diff goes on
@@ -144,20 +140,19 @@ func (p *Pipeline) Submit(ctx context.Context, req *Request) (*Ack, error) {
 
 func (p *Pipeline) submit(ctx context.Context, s *submission) error {
 	err := p.run(ctx, s, []stage{
-		{"normalise", (*Pipeline).normalise},
-		{"context", (*Pipeline).context},
-		{"seal", (*Pipeline).seal},
-		{"register", (*Pipeline).register},
+		{name: "normalise", run: (*Pipeline).normalise},
+		{name: "context", run: (*Pipeline).context},
+		{name: "seal", run: (*Pipeline).seal},
+		{name: "register", run: (*Pipeline).register, again: claimAgain()},
 	})
 	if err != nil {
 		return err
 	}
-	// each of these has a limit of its own
 	return p.run(context.WithoutCancel(ctx), s, []stage{
-		{"commitlog", (*Pipeline).publish},
-		{"diff", (*Pipeline).diff},
-		{"confirm", (*Pipeline).confirm},
-		{"bind", (*Pipeline).bind},
+		{name: "commitlog", run: (*Pipeline).publish, limit: commitLogLimit}, // its client repeats by itself, without duplicates
+		{name: "diff", run: (*Pipeline).diff, limit: diffLimit},              // repeated by the DAG Manager's client
+		{name: "confirm", run: (*Pipeline).confirm},                          // not repeated: it would queue twice
+		{name: "bind", run: (*Pipeline).bind},
 	})
 }
 
@@ -166,9 +161,9 @@ func (p *Pipeline) submit(ctx context.Context, s *submission) error {
 func (p *Pipeline) DryRun(ctx context.Context, req *Request) (*Ack, error) {
 	s := &submission{req: req, begun: p.Now(), record: p.buffers.get()}
 	err := p.run(ctx, s, []stage{
-		{"normalise", (*Pipeline).normalise},
-		{"context", (*Pipeline).context},
-		{"dryrun", (*Pipeline).dryRun},
+		{name: "normalise", run: (*Pipeline).normalise},
+		{name: "context", run: (*Pipeline).context},
+		{name: "dryrun", run: (*Pipeline).dryRun, limit: dryRunLimit},
 	})
 	p.buffers.put(s.record)
 	if err != nil {
@@ -177,34 +172,22 @@ func (p *Pipeline) DryRun(ctx context.Context, req *Request) (*Ack, error) {
 	return &s.ack, nil
 }
 
-// run goes through stages until one fails, then undoes what was done.
-func (p *Pipeline) run(ctx context.Context, s *submission, stages []stage) error {
-	for _, st := range stages {
-		begun := time.Now()
-		err := st.run(p, ctx, s)
-		p.Metrics.stage(st.name, err, time.Since(begun))
-		if err != nil {
-			return p.unwind(ctx, s, fmt.Errorf("stage %s: %w", st.name, err))
-		}
-	}
-	return nil
-}
-
 // unwindLimit is how long taking back may take.
 const unwindLimit = 5 * time.Second
 
-// unwind takes back what the stages did, newest first, and counts the loss. What
-// it cannot take back expires.
+// unwind takes back what the stages did and counts the loss. What it cannot take
+// back expires.
 func (p *Pipeline) unwind(ctx context.Context, s *submission, err error) error {
 	if errors.Is(err, ErrRegistry) || errors.Is(err, ErrCommitLog) {
 		p.Metrics.Lost.Inc()
 	}
+	if s.undo == nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unwindLimit)
 	defer cancel()
-	for i := len(s.undo) - 1; i >= 0; i-- {
-		if failed := s.undo[i](ctx); failed != nil {
-			p.Log.Debug("roll back: the registration is left to expire", "strategy", s.claim.ID, "error", failed)
-		}
+	if failed := s.undo(p, ctx, s); failed != nil {
+		p.Log.Debug("roll back: the registration is left to expire", "strategy", s.claim.ID, "error", failed)
 	}
 	return err
 }

@@ -76,17 +76,24 @@ func (m *fields) requiredText(key string) string {
 	if !ok {
 		return ""
 	}
-	return m.text(v, pyjson.OfString(key))
+	return m.text(v, key, -1)
 }
 
-func (m *fields) text(v pyjson.Value, loc ...pyjson.Value) string {
+// text is the member of a key, or the element i of that; -1: none.
+func (m *fields) text(v pyjson.Value, key string, i int) string {
 	s, ok := v.Str()
-	switch {
-	case !ok:
-		m.fail("string_type", v, loc...)
-	case !utf8.ValidString(s):
-		m.fail("string_unicode", v, loc...)
+	if ok && utf8.ValidString(s) {
+		return s
 	}
+	mistake := "string_type"
+	if ok {
+		mistake = "string_unicode"
+	}
+	loc := []pyjson.Value{pyjson.OfString(key)}
+	if i >= 0 {
+		loc = append(loc, pyjson.OfInt(int64(i)))
+	}
+	m.fail(mistake, v, loc...)
 	return s
 }
 
@@ -95,7 +102,7 @@ func (m *fields) optionalText(key string) *string {
 	if v.IsNull() {
 		return nil
 	}
-	s := m.text(v, pyjson.OfString(key))
+	s := m.text(v, key, -1)
 	return &s
 }
 
@@ -106,7 +113,7 @@ func (m *fields) optionalTexts(key string) []string {
 	}
 	all := make([]string, len(v.Elems()))
 	for i, e := range v.Elems() {
-		all[i] = m.text(e, pyjson.OfString(key), pyjson.OfInt(int64(i)))
+		all[i] = m.text(e, key, i)
 	}
 	return all
 }

@@ -86,32 +86,24 @@ func (p *Pipeline) entry(s *submission, now time.Time) (*entry, error) {
 	}, nil
 }
 
-// register claims the DAG. Somebody else's claim that is settled is a
-// duplicate; one that is not is waited for, since it may yet be taken back.
+// register claims the DAG. Somebody else's claim that is settled is a duplicate;
+// one that is not is ErrPending.
 func (p *Pipeline) register(ctx context.Context, s *submission) error {
-	deadline := time.Now().Add(p.Limits.Pending)
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		holder, err := p.Registry.Claim(ctx, s.claim)
-		if err != nil {
-			// the claim may have been heard although the answer was not
-			s.undo = append(s.undo, func(ctx context.Context) error { return p.Registry.Release(ctx, s.claim) })
-			return err
-		}
-		switch {
-		case holder.ID == s.claim.ID:
-			s.undo = append(s.undo, func(ctx context.Context) error { return p.Registry.Release(ctx, s.claim) })
-			return nil
-		case holder.Settled:
-			return contract.Duplicate(holder.ID)
-		case time.Now().After(deadline):
-			return fmt.Errorf("%w: strategy %s", ErrPending, holder.ID)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: strategy %s: %w", ErrPending, holder.ID, context.Cause(ctx))
-		case <-time.After(pause):
-		}
+	holder, err := p.Registry.Claim(ctx, s.claim)
+	switch {
+	case err != nil || holder.ID == s.claim.ID:
+		s.undo = (*Pipeline).release // the claim may have been heard although the answer was not
+		return err
+	case holder.Settled:
+		return contract.Duplicate(holder.ID)
+	default:
+		return fmt.Errorf("%w: strategy %s", ErrPending, holder.ID)
 	}
+}
+
+// release takes the registration back.
+func (p *Pipeline) release(ctx context.Context, s *submission) error {
+	return p.Registry.Release(ctx, s.claim)
 }
 
 // publish writes the commit-log record.
@@ -127,11 +119,9 @@ func (p *Pipeline) publish(ctx context.Context, s *submission) error {
 // what is owed then is written down with the acceptance.
 func (p *Pipeline) diff(ctx context.Context, s *submission) error {
 	s.ack = s.newAck(s.claim.ID, contract.SentinelID(s.claim.ID))
-	limit := time.NewTimer(p.Limits.Diff)
-	defer limit.Stop()
-	d := p.beginDiff(s)
-	s.ack.QueueMap = p.lookups(ctx, s)
-	end := p.awaitDiff(s, d, limit.C)
+	d := p.beginDiff(ctx, s)
+	s.ack.QueueMap = p.lookups(context.WithoutCancel(ctx), s)
+	end := p.awaitDiff(ctx, s, d)
 	p.observeDiff(s.claim.ID, s.worlds[0], end.err)
 	if end.err == nil && end.reply.SentinelID != "" {
 		s.ack.SentinelID = end.reply.SentinelID
@@ -140,9 +130,9 @@ func (p *Pipeline) diff(ctx context.Context, s *submission) error {
 	return nil
 }
 
-// beginDiff runs the submission's diff beside it.
-func (p *Pipeline) beginDiff(s *submission) *lateDiff {
-	ctx, cancel := context.WithCancel(p.Worker.life)
+// beginDiff runs the submission's diff beside it; it may outlast ctx, the stage's.
+func (p *Pipeline) beginDiff(ctx context.Context, s *submission) *lateDiff {
+	ctx, cancel := context.WithCancel(p.Traces.Under(p.Worker.life, ctx))
 	ended := make(chan diffEnd, 1)
 	go func() { // ends with ctx; whoever holds the lateDiff sees to that
 		reply, err := p.ask(ctx, p.DagManager.Register, s, s.claim.ID, s.worlds[0])
@@ -151,14 +141,14 @@ func (p *Pipeline) beginDiff(s *submission) *lateDiff {
 	return &lateDiff{ended: ended, cancel: cancel}
 }
 
-// awaitDiff waits for the diff until limit. A late one goes on where there is
+// awaitDiff waits for the diff while ctx lasts. A late one goes on where there is
 // place for it, else it is ended.
-func (p *Pipeline) awaitDiff(s *submission, d *lateDiff, limit <-chan time.Time) diffEnd {
+func (p *Pipeline) awaitDiff(ctx context.Context, s *submission, d *lateDiff) diffEnd {
 	select {
 	case end := <-d.ended:
 		d.cancel()
 		return end
-	case <-limit:
+	case <-ctx.Done():
 	}
 	if p.Worker.keep(len(s.text)) {
 		s.late = d

@@ -342,13 +342,9 @@ func closing(s string, i int) int {
 
 // plain passes characters up to a quote or a backslash.
 func (p *parser) plain(open int) error {
-	src, i := p.src, p.i
-	for i < len(src) {
+	src := p.src
+	for i := skipPlain(src, p.i); i < len(src); i = skipPlain(src, i) {
 		c := src[i]
-		if c >= 0x20 && c < utf8.RuneSelf && c != '"' && c != '\\' {
-			i++
-			continue
-		}
 		p.i = i
 		switch {
 		case c == '"' || c == '\\':
@@ -363,6 +359,27 @@ func (p *parser) plain(open int) error {
 		i += n
 	}
 	return p.fail(open, "unterminated string")
+}
+
+// skipPlain gives the place of the first byte from i on that is not plain.
+func skipPlain(s string, i int) int {
+	for i+8 <= len(s) && allPlain(s[i:i+8]) {
+		i += 8
+	}
+	for i < len(s) && s[i] >= 0x20 && s[i] < utf8.RuneSelf && s[i] != '"' && s[i] != '\\' {
+		i++
+	}
+	return i
+}
+
+// allPlain says whether none of eight bytes is a quote, a backslash, a control
+// character or outside ASCII. It looks at all of them at once: a byte below 0x80
+// has its high bit set after n was taken from it only where it was smaller than n.
+func allPlain(s string) bool {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+	quote, slash := w^each*'"', w^each*'\\'
+	return (w|(w-each*0x20)|(quote-each)|(slash-each))&high == 0
 }
 
 // escape reads one escape, or a pair of them, and appends what it stands for.
