@@ -45,23 +45,28 @@ type FloorResult struct {
 	Floor []FloorTurn `json:"floor"`
 }
 
-// Ratios are the medians over the rounds of what the SUT took to what the floor
-// took in the same round.
-func (r *FloorResult) Ratios() (p50, cpu float64) {
+// FloorRatio is what the SUT took to what the floor took in the same round: the
+// median over the rounds, the least and the most of them.
+type FloorRatio struct {
+	Median, Least, Most float64
+}
+
+// Ratios are those of the p50 and of the CPU time per request.
+func (r *FloorResult) Ratios() (p50, cpu FloorRatio) {
 	var latency, cores []float64
 	for i := range r.SUT {
 		latency = append(latency, r.SUT[i].Latency.P50/r.Floor[i].Latency.P50)
 		cores = append(cores, float64(r.SUT[i].CPUPerCall)/float64(r.Floor[i].CPUPerCall))
 	}
-	return middle(latency), middle(cores)
+	return ratioOf(latency), ratioOf(cores)
 }
 
-func middle(xs []float64) float64 {
+func ratioOf(xs []float64) FloorRatio {
 	s := slices.Sorted(slices.Values(xs))
 	if len(s) == 0 {
-		return 0
+		return FloorRatio{}
 	}
-	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+	return FloorRatio{Median: (s[(len(s)-1)/2] + s[len(s)/2]) / 2, Least: s[0], Most: s[len(s)-1]}
 }
 
 // floorArm is one of the two, with servers of its own.

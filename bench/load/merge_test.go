@@ -53,7 +53,8 @@ func mixed(ctx context.Context, i int64) (Reply, error) {
 func TestMergedInstancesEqualOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := func() time.Time { return time.Now().Add(time.Second) }
-		whole, err := ReadResult(filepath.Join(share(t, 0, 1, start()), ResultFile))
+		alone := share(t, 0, 1, start())
+		whole, err := ReadResult(filepath.Join(alone, ResultFile))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,10 +78,32 @@ func TestMergedInstancesEqualOne(t *testing.T) {
 		if diff := cmp.Diff(*whole, got); diff != "" {
 			t.Errorf("one instance and three merged differ (-one +merged):\n%s", diff)
 		}
+		checkBuckets(t, alone, ev.Timings)
 		if got.Ledger.Unexpected != 4 || got.Ledger.Lost != 4 || got.LostBy["no answer in time"] != 4 {
 			t.Errorf("ledger %+v, lost by %v; want both kinds of bad news in it", got.Ledger, got.LostBy)
 		}
 	})
+}
+
+// checkBuckets holds merged histograms against those of one instance.
+func checkBuckets(t *testing.T, alone string, merged Timings) {
+	t.Helper()
+	f, err := os.Open(filepath.Join(alone, TimingsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	one := Timings{}
+	if err := ReadTimings(f, one); err != nil || len(one) == 0 || len(merged) != len(one) {
+		t.Fatalf("%v, %d classes of one instance, %d merged", err, len(one), len(merged))
+	}
+	for class, want := range one {
+		for _, p := range want.pairs(merged.of(class)) {
+			if !p[0].Equals(p[1]) {
+				t.Errorf("class %s: buckets of the merged histogram differ from those of one instance", class)
+			}
+		}
+	}
 }
 
 func TestMergeRefuses(t *testing.T) {

@@ -104,8 +104,9 @@ func (a *app) heapCap() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "cap", Short: "find the smallest heap cap under which the profile still passes", Args: cobra.NoArgs,
 		Long: `Offers the profile under ever smaller heap caps, then between the last that
-held and the first that did not, then confirms the answer. Exit code 1: it
-passes under none of the caps.`,
+held and the first that did not, then confirms the answer: a cap under which every
+confirming load passed, and the largest below it under which one did not. Exit
+code 1: it passes under none of the caps.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b, err := a.boundary(objective, confirm)
 			if err != nil {
