@@ -32,6 +32,9 @@ type ComparePlan struct {
 	Differing bool
 	// Enough is asked now and then whether the answer is clear. nil: never.
 	Enough func(*record.Comparison) bool
+	// Explain is asked when it has ended whether profiles of both builds are
+	// wanted. nil: never.
+	Explain func(*record.Comparison) bool
 }
 
 // ErrSame says that both sides build the same programs, byte by byte.
@@ -184,7 +187,7 @@ func (x *comparing) sideBySide(ctx context.Context) error {
 	return duet.Run(ctx, duet.Options{
 		Dir: x.into, K6: filepath.Join(x.Bin, "k6"), Profile: x.profile, ProfileAt: x.profileAt, Rate: x.Rate, HeapCap: x.heapCap,
 		Budget: x.plan.Budget, Slot: x.c.Plan.Slot, Seed: x.Seed, Descriptor: x.descriptor, Provider: x.prov, Kind: x.kind,
-		Builds: builds, Faults: x.tamper, ID: x.c.ID, Enough: x.plan.Enough, Log: x.Log,
+		Builds: builds, Faults: x.tamper, ID: x.c.ID, Enough: x.plan.Enough, Explain: x.plan.Explain, Log: x.Log,
 		Progress: func(text string, gone, total time.Duration) {
 			x.Progress(Event{Stage: "compare", Text: text, Gone: gone, Total: total})
 		},

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"time"
 
@@ -89,8 +90,11 @@ func (s *server) answer(ctx context.Context, line []byte) load.TurnsAnswer {
 	return out
 }
 
+// open starts anew, and collects what the turns before have left, so that the
+// turns to come are not disturbed by it.
 func (s *server) open(o load.TurnsOpen) error {
 	s.close()
+	runtime.GC()
 	for _, target := range o.Targets {
 		w, err := workload.New(workload.Options{Profile: s.profile, Seed: o.Seed, Tag: o.Tag})
 		if err != nil {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,19 +14,14 @@ import (
 	"qmtl.internal/plumbline/harness/verdict"
 )
 
-const (
-	// profiledProcess is the one whose CPU time is explained.
-	profiledProcess = "gateway"
-	// leastShare is the smallest growth of a share that is told, and mostTold how
-	// many functions are.
-	leastShare = 0.01
-	mostTold   = 5
-)
+// profiledProcess is the one whose CPU time is explained.
+const profiledProcess = "gateway"
 
-// breached tells whether a timing verdict failed.
+// breached tells whether a timing verdict failed. What two builds side by side
+// showed is explained by profiles of both, which the comparison took.
 func breached(j verdict.Judged) bool {
 	return slices.ContainsFunc(j.Checks, func(c verdict.Check) bool {
-		slow := c.Group == verdict.Latency || strings.HasPrefix(c.Name, "baseline.p")
+		slow := c.Group == verdict.Latency || strings.HasPrefix(c.Name, "baseline.p") && !strings.HasPrefix(c.Name, "baseline.paired")
 		return slow && c.Verdict == verdict.Fail
 	})
 }
@@ -48,35 +42,19 @@ func (a *app) explainBreach(ctx context.Context, plan harness.Plan, dir string, 
 		return nil
 	}
 	base, err := hotspot.ReadFile(a.flags.store().Path(run.Env.Class, run.Plan.Profile) + cpuProfile)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	switch {
+	case err == nil:
+		run.Notes = append(run.Notes, hotspot.Words(base, cand))
+	case errors.Is(err, os.ErrNotExist):
+		run.Notes = append(run.Notes, cand.Largest()+" (accept a run made with --profiles to see growth)")
+	default:
 		return err
 	}
-	run.Notes = append(run.Notes, told(base, cand)...)
 	return nil
 }
 
 // cpuProfile is what the name of an accepted record's CPU profile ends with.
 const cpuProfile = ".cpu.pb.gz"
-
-// told words the functions whose share grew, or the largest without a base.
-func told(base, cand hotspot.Shares) (notes []string) {
-	head := "functions whose share of the CPU time grew"
-	if base == nil {
-		head = "functions with the largest share of the CPU time (accept a run made with --profiles to see growth)"
-	}
-	grown := hotspot.Grown(base, cand, leastShare)
-	for _, g := range grown[:min(mostTold, len(grown))] {
-		if base == nil {
-			notes = append(notes, fmt.Sprintf("%s %.1f %%", g.Func, 100*g.Cand))
-		} else {
-			notes = append(notes, g.String())
-		}
-	}
-	if len(notes) == 0 {
-		notes = []string{"none by as much as 1 %"}
-	}
-	return []string{head + ": " + strings.Join(notes, "; ")}
-}
 
 // acceptProfile keeps the CPU profile of an accepted run beside it, where there
 // is one.

@@ -21,7 +21,9 @@ const compareHelp = `Builds two trees and measures them side by side: both live 
 backends of its own, and take turns in short slots in seeded order under one
 generator; between rounds both are started anew in the other order. Shows for
 every metric and endpoint the ratio candidate / base with its interval, and the
-slowdown that would have been seen.
+slowdown that would have been seen. When latency or CPU time is worse, both sides
+are loaded once more under profiles, and a note names the functions whose share of
+the CPU time grew.
 
 --base and --candidate take a revision of the repository, or a folder with a
 tree. A folder with a run.json, or such a file, as --base is a record: the
@@ -89,12 +91,17 @@ func (a *app) compareBuilds(cmd *cobra.Command, q comparison) error {
 		enough = nil
 	}
 	c, into, err := harness.Compare(cmd.Context(), harness.ComparePlan{
-		Plan: plan, Root: a.flags.root, Base: q.base, Candidate: q.candidate, Budget: q.budget, Slot: q.slot, Enough: enough,
+		Plan: plan, Root: a.flags.root, Base: q.base, Candidate: q.candidate, Budget: q.budget, Slot: q.slot, Enough: enough, Explain: slowed(policy),
 	})
 	if c == nil {
 		return err
 	}
 	return errors.Join(a.concludeComparison(policy, shows, into, c), a.latestComparison(into))
+}
+
+// slowed tells whether timing is worse, which profiles of both sides may explain.
+func slowed(p verdict.Policy) func(*record.Comparison) bool {
+	return func(c *record.Comparison) bool { return verdict.Slowed(p, c) }
 }
 
 // prepareCompare reads policy and formats, before anything is started.

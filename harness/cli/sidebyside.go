@@ -36,7 +36,8 @@ func (a *app) sideBySide(ctx context.Context, ask *question, plan harness.Plan, 
 	if why == "" {
 		p := harness.ComparePlan{
 			Plan: plan, Root: a.flags.root, Base: rev, Budget: budget, Into: dir.Path("compare"), Differing: true,
-			Enough: func(c *record.Comparison) bool { return verdict.Clear(ask.policy, c) },
+			Enough:  func(c *record.Comparison) bool { return verdict.Clear(ask.policy, c) },
+			Explain: slowed(ask.policy),
 		}
 		p.Profile, p.Rate, p.Window, p.WarmUp, p.HeapCap = harness.TurnsProfile, "", "", "", ""
 		p.Provider = backend.KindEmbedded
@@ -47,6 +48,9 @@ func (a *app) sideBySide(ctx context.Context, ask *question, plan harness.Plan, 
 		}
 		if err == nil {
 			run.Paired = c
+			if p.Explain(c) {
+				run.Notes = append(run.Notes, c.Notes...)
+			}
 			err = keepComparison(into, &record.Compared{Measured: *c, Judged: verdict.Compare(ask.policy, c)})
 		}
 		if err != nil {

@@ -28,7 +28,10 @@ const DefaultSlot = 50 * time.Millisecond
 const (
 	warmUp     = 1200 * time.Millisecond // of load before each round counts
 	stopWithin = 30 * time.Second
-	seldom     = 400 // GC percent of this process while it measures
+	// Neither this process, in which embedded servers live, nor the generator
+	// collects garbage while load is offered, unless its memory grows to this.
+	roomOfServers   = 2 << 30
+	roomOfGenerator = 512 << 20
 )
 
 // Options of one comparison. The arms must have been built.
@@ -52,6 +55,9 @@ type Options struct {
 	// Enough is asked at a third and at two thirds of the budget whether the
 	// answer is clear. nil: never.
 	Enough func(*record.Comparison) bool
+	// Explain is asked when the measuring has ended whether profiles of both
+	// arms are wanted: one more round, whose figures count for nothing. nil: never.
+	Explain func(*record.Comparison) bool
 	// Progress is told what goes on; nil: silence.
 	Progress func(text string, gone, total time.Duration)
 	Log      *slog.Logger // nil: discard
@@ -78,9 +84,14 @@ func Run(ctx context.Context, o Options, c *record.Comparison) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.close(ctx)) }()
 	// The embedded servers live in this process; its collections slow both arms
-	// and are noise.
-	defer debug.SetGCPercent(debug.SetGCPercent(seldom))
-	return d.rounds(ctx)
+	// and are noise. After each round it collects what the round left.
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(roomOfServers))
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	if err := d.rounds(ctx); err != nil || o.Explain == nil || !o.Explain(c) {
+		return err
+	}
+	d.explain(ctx)
+	return nil
 }
 
 // duet is one comparison under way.
@@ -160,8 +171,7 @@ func (d *duet) clear(at float64) bool {
 // round starts both arms anew, measures them and stops them.
 func (d *duet) round(ctx context.Context, length time.Duration) (err error) {
 	began := time.Now()
-	d.firstWas = 1 - d.firstWas
-	r := &round{duet: d, n: len(d.c.Rounds) + 1, place: [2]int{d.firstWas, 1 - d.firstWas}}
+	r := d.next()
 	defer func() {
 		err = errors.Join(err, r.stop(ctx))
 		debug.FreeOSMemory() // what the embedded servers held; now, not while the next round is measured
@@ -176,6 +186,12 @@ func (d *duet) round(ctx context.Context, length time.Duration) (err error) {
 		return r.blame(err)
 	}
 	return r.book()
+}
+
+// next is the round to come, with the arms in the other order.
+func (d *duet) next() *round {
+	d.firstWas = 1 - d.firstWas
+	return &round{duet: d, n: len(d.c.Rounds) + 1, place: [2]int{d.firstWas, 1 - d.firstWas}}
 }
 
 // openSets starts the backends of both places. Embedded ones are fresh in every

@@ -54,7 +54,7 @@ func startGenerator(o Options) (*generator, error) {
 	g.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "PLUMBLINE_") || strings.HasPrefix(v, "K6_")
 	})
-	g.cmd.Env = append(g.cmd.Env, fmt.Sprintf("GOGC=%d", seldom)) // its collections are noise as well
+	g.cmd.Env = append(g.cmd.Env, "GOGC=off", fmt.Sprintf("GOMEMLIMIT=%d", roomOfGenerator)) // its collections are noise as well; each open collects
 	out, err := g.cmd.StdoutPipe()
 	if err == nil {
 		g.in, err = g.cmd.StdinPipe()

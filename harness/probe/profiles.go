@@ -27,15 +27,21 @@ func Profiles(ctx context.Context, process, admin, dir string, over time.Duratio
 	}
 	base := "http://" + admin + "/debug/pprof/"
 	p := profiler{process: process, dir: dir}
+	during := map[string]string{"mutex.pb.gz": "mutex", "block.pb.gz": "block"}
 	if seconds := int(over.Seconds()); seconds >= 1 {
-		var both sync.WaitGroup
-		both.Go(func() { p.take(ctx, "cpu.pb.gz", fmt.Sprintf("%sprofile?seconds=%d", base, seconds)) })
-		both.Go(func() { p.take(ctx, "trace.out", fmt.Sprintf("%strace?seconds=%d", base, min(seconds, maxTrace))) })
-		both.Wait()
+		during = map[string]string{
+			"cpu.pb.gz":   fmt.Sprintf("profile?seconds=%d", seconds),
+			"trace.out":   fmt.Sprintf("trace?seconds=%d", min(seconds, maxTrace)),
+			"mutex.pb.gz": fmt.Sprintf("mutex?seconds=%d", seconds),
+			"block.pb.gz": fmt.Sprintf("block?seconds=%d", seconds),
+		}
 	}
-	for _, kind := range []string{"heap", "mutex", "block"} {
-		p.take(ctx, kind+".pb.gz", base+kind)
+	var all sync.WaitGroup
+	for kind, query := range during {
+		all.Go(func() { p.take(ctx, kind, base+query) })
 	}
+	all.Wait()
+	p.take(ctx, "heap.pb.gz", base+"heap")
 	return p.files, errors.Join(p.errs...)
 }
 

@@ -1,9 +1,11 @@
 package stat
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"gonum.org/v1/gonum/stat/distuv"
 )
@@ -49,11 +51,13 @@ type Looking struct {
 type Duel struct {
 	Name    string
 	Rounds  int
-	Bounded bool    // false: fewer than two rounds, so nothing but Ratio is known
-	Ratio   float64 // geometric mean over the rounds
-	Lo, Hi  float64 // holds the truth with Confidence, all looks taken together
-	P       float64 // two-sided, of no difference
-	Holm    float64 // P after Holm's correction over all pairings
+	Bounded bool // false: fewer than two rounds, so nothing but Ratio is known
+	// Base, Candidate and their Ratio are geometric means over the rounds, without
+	// those of the outermost tenth of ratios on each side.
+	Base, Candidate, Ratio float64
+	Lo, Hi                 float64 // holds the truth with Confidence, all looks taken together
+	P                      float64 // two-sided, of no difference
+	Holm                   float64 // P after Holm's correction over all pairings
 	// Upper is the one-sided bound: the truth is below with Confidence.
 	Upper float64
 	// Detectable is the least change for the worse (0.03: three per cent) that
@@ -147,9 +151,11 @@ func spent(alpha, t float64) float64 {
 
 // sample is what the rounds say of one pairing, on the log scale.
 type sample struct {
-	n    int
-	mean float64
-	sd   float64
+	kept []int   // the rounds that the estimate keeps
+	n    int     // their number
+	all  int     // rounds
+	mean float64 // of those kept
+	sd   float64 // of one round, as far as the error of mean goes
 	se   float64 // of mean; +Inf with fewer than two rounds
 }
 
@@ -172,24 +178,58 @@ func (p Pairing) sample() (sample, error) {
 	return p.summed(logs), nil
 }
 
+// trim is the share of rounds on each side that the estimate leaves out: a round
+// in which the machine stalled for one arm tells nothing about the builds. By
+// chance it is on this side or that, so leaving out as many on both favours none.
+const trim = 0.1
+
+// summed gives the trimmed mean, with Yuen's estimate of its error: the spread
+// of all rounds, the outermost drawn in to the next that is kept.
 func (p Pairing) summed(logs []float64) sample {
-	s := sample{n: len(logs), se: math.Inf(1)}
-	for _, x := range logs {
-		s.mean += x / float64(s.n)
+	n, cut := len(logs), int(trim*float64(len(logs)))
+	order := make([]int, n)
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(logs[i], logs[j]) })
+	s := sample{kept: order[cut : n-cut], n: n - 2*cut, all: n, se: math.Inf(1)}
+	for _, i := range s.kept {
+		s.mean += logs[i] / float64(s.n)
 	}
 	if s.n < 2 {
 		return s
 	}
-	square := 0.0
-	for _, x := range logs {
-		square += (x - s.mean) * (x - s.mean)
+	drawn := make([]float64, n)
+	for k := range drawn {
+		drawn[k] = logs[order[min(max(k, cut), n-1-cut)]]
 	}
-	s.sd = max(math.Sqrt(square/float64(s.n-1)), resolution)
-	s.se = s.sd / math.Sqrt(float64(s.n))
+	s.sd = max(spread(drawn), resolution) * float64(n) / float64(s.n)
+	s.se = s.sd / math.Sqrt(float64(n))
 	if p.Once {
-		s.se = s.sd * math.Sqrt(1+1/float64(s.n))
+		s.se = s.sd * math.Sqrt(1+1/float64(n))
 	}
 	return s
+}
+
+// spread is the standard deviation.
+func spread(xs []float64) float64 {
+	n, mean, square := float64(len(xs)), 0.0, 0.0
+	for _, x := range xs {
+		mean += x / n
+	}
+	for _, x := range xs {
+		square += (x - mean) * (x - mean)
+	}
+	return math.Sqrt(square / (n - 1))
+}
+
+// geometric is the geometric mean of the kept of xs.
+func geometric(xs []float64, kept []int) float64 {
+	sum := 0.0
+	for _, i := range kept {
+		sum += math.Log(xs[i]) / float64(len(kept))
+	}
+	return math.Exp(sum)
 }
 
 func (s sample) t() distuv.StudentsT {
@@ -208,7 +248,10 @@ func (s sample) p() float64 {
 }
 
 func (s sample) duel(p Pairing, l Looking, family int, holm float64) Duel {
-	d := Duel{Name: p.Name, Rounds: s.n, Ratio: math.Exp(s.mean), P: s.p(), Holm: holm, Outcome: Undecided}
+	d := Duel{
+		Name: p.Name, Rounds: s.all, P: s.p(), Holm: holm, Outcome: Undecided,
+		Base: geometric(p.Base, s.kept), Candidate: geometric(p.Candidate, s.kept), Ratio: math.Exp(s.mean),
+	}
 	if s.n < 2 {
 		return d
 	}
@@ -254,5 +297,5 @@ func (s sample) missing(care, alarm, one float64) int {
 	if !(need < 1e6) {
 		return 0
 	}
-	return max(1, int(math.Ceil(need))-s.n)
+	return max(1, int(math.Ceil(need))-s.all)
 }

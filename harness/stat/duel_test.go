@@ -18,6 +18,7 @@ type world struct {
 	rounds, pairs     int
 	drift, life, slot float64 // spreads on the log scale
 	heavy             bool
+	stalls            bool    // of the machine, that hit one arm
 	shift             float64 // of the candidate, log scale
 }
 
@@ -45,6 +46,9 @@ func (w *world) round(machine *float64) (base, candidate float64) {
 			sum[arm] += *machine + own[arm] + w.slot*w.noise()
 		}
 	}
+	if w.stalls && w.rng.IntN(8) == 0 {
+		sum[w.rng.IntN(2)] += 0.4 * float64(w.pairs)
+	}
 	n := float64(w.pairs)
 	return math.Exp(sum[0] / n), math.Exp(sum[1] / n)
 }
@@ -61,6 +65,13 @@ func (w *world) pairing(margin float64) stat.Pairing {
 
 func newWorld(seed uint64, heavy bool) *world {
 	return &world{rng: rand.New(rand.NewPCG(seed, 5)), rounds: 12, pairs: 10, drift: 0.05, life: 0.004, slot: 0.02, heavy: heavy}
+}
+
+// worlds are the kinds of noise that error rates must hold in.
+func worlds(seed uint64) map[string]*world {
+	many, stalls := newWorld(seed, false), newWorld(seed, true)
+	many.rounds, stalls.rounds, stalls.stalls = 24, 20, true
+	return map[string]*world{"normal": newWorld(seed, false), "heavy tails": newWorld(seed, true), "many rounds": many, "stalls": stalls}
 }
 
 // look is what a comparison of at most w.rounds says at its looks, when it ends
@@ -91,8 +102,7 @@ func alarm(d stat.Duel) bool { return d.Outcome == stat.Slower || d.Outcome == s
 // No margin helps here: every significant difference counts as an alarm.
 func TestSameBuildsRaiseNoMoreFalseAlarmsThanPromised(t *testing.T) {
 	const sims, alpha = 2000, 0.05
-	for name, heavy := range map[string]bool{"normal": false, "heavy tails": true} {
-		w := newWorld(1, heavy)
+	for name, w := range worlds(1) {
 		alarms := 0
 		for range sims {
 			alarms += count(alarm(look(t, []stat.Pairing{w.pairing(0)}, alpha)[0]))
@@ -139,8 +149,7 @@ func family(w *world, n int) []stat.Pairing {
 
 func TestIntervalHoldsTheTruth(t *testing.T) {
 	const sims = 2000
-	for name, heavy := range map[string]bool{"normal": false, "heavy tails": true} {
-		w := newWorld(3, heavy)
+	for name, w := range worlds(3) {
 		w.shift = 0.01
 		held := 0
 		for range sims {
@@ -202,8 +211,7 @@ func duelsOf(t *testing.T, ps []stat.Pairing) []stat.Duel {
 // more often than with 5 %.
 func TestNoRefactorIsWavedThroughByChance(t *testing.T) {
 	const sims, margin = 2000, 0.02
-	for name, heavy := range map[string]bool{"normal": false, "heavy tails": true} {
-		w := newWorld(6, heavy)
+	for name, w := range worlds(6) {
 		w.shift = math.Log1p(margin)
 		wrong := 0
 		for range sims {
@@ -251,6 +259,27 @@ func mirrors(a, b stat.Duel) bool {
 		stat.Undecided: {stat.Undecided, stat.NotSlower}, stat.NotSlower: {stat.Undecided, stat.NotSlower},
 	}
 	return slices.Contains(want[a.Outcome], b.Outcome)
+}
+
+// A stall in one round moves neither the answer nor its certainty much, whichever
+// arm it hits; the figures shown are of the rounds that the answer rests on.
+func TestStallOfTheMachineIsNoDifference(t *testing.T) {
+	w := newWorld(8, false)
+	w.rounds = 20
+	p := w.pairing(0.02)
+	calm := duelsOf(t, []stat.Pairing{p})[0]
+	for _, arm := range [][]float64{p.Base, p.Candidate} {
+		was := arm[7]
+		arm[7] *= 2
+		d := duelsOf(t, []stat.Pairing{p})[0]
+		if math.Abs(math.Log(d.Ratio/calm.Ratio)) > 0.003 || math.Log(d.Hi/d.Lo) > 1.25*math.Log(calm.Hi/calm.Lo) || d.Outcome != calm.Outcome {
+			t.Errorf("with a stall %+v\nwithout %+v", d, calm)
+		}
+		if math.Abs(d.Candidate/d.Base/d.Ratio-1) > 1e-9 {
+			t.Errorf("%g / %g is not %g", d.Candidate, d.Base, d.Ratio)
+		}
+		arm[7] = was
+	}
 }
 
 func TestOneRecordIsHeldAgainstTheSpreadOfRuns(t *testing.T) {

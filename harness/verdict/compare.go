@@ -217,7 +217,7 @@ func figuresOf(c *record.Comparison) []string {
 func (p PairedPolicy) effect(q stat.Pairing, d stat.Duel) record.Effect {
 	metric, of, _ := strings.Cut(q.Name, "/")
 	e := record.Effect{
-		Metric: metric, Of: of, Base: geometric(q.Base), Candidate: geometric(q.Candidate), Rounds: d.Rounds,
+		Metric: metric, Of: of, Base: d.Base, Candidate: d.Candidate, Rounds: d.Rounds,
 		Ratio: d.Ratio, P: d.P, Holm: d.Holm, Margin: q.Margin, Missing: d.Missing, Outcome: d.Outcome.String(),
 		Required: slices.Contains(p.Metrics[metric].Required, of),
 	}
@@ -241,14 +241,6 @@ func finiteOr(x float64) *float64 {
 		return nil
 	}
 	return &x
-}
-
-func geometric(xs []float64) float64 {
-	sum := 0.0
-	for _, x := range xs {
-		sum += math.Log(x)
-	}
-	return math.Exp(sum / float64(len(xs)))
 }
 
 // compareSummary is the answer in one line.
@@ -291,6 +283,14 @@ func Clear(p Policy, c *record.Comparison) bool {
 		open = open || (e.Of == load.All && e.Outcome == stat.Undecided.String())
 	}
 	return !open
+}
+
+// Slowed tells whether a figure of time, latency or CPU, is worse.
+func Slowed(p Policy, c *record.Comparison) bool {
+	return slices.ContainsFunc(Compare(p, c).Effects, func(e record.Effect) bool {
+		time := strings.HasSuffix(e.Metric, "_ms") || strings.HasPrefix(e.Metric, "cpu_")
+		return time && e.Verdict == Fail.String()
+	})
 }
 
 // paired puts the effects of the builds that were measured side by side. It

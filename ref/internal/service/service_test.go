@@ -104,6 +104,49 @@ func TestReadyLineNamesAddressesThatAnswer(t *testing.T) {
 	}
 }
 
+// handOver makes two goroutines wait for each other until stop is closed.
+func handOver(stop <-chan struct{}) {
+	baton := make(chan struct{})
+	go func() {
+		defer close(baton)
+		for {
+			select {
+			case <-stop:
+				return
+			case baton <- struct{}{}:
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	}()
+	for range baton {
+	}
+}
+
+func TestWaitsAreRecordedWhileSomebodyAsks(t *testing.T) {
+	r := start(t, service.Spec{Name: "greeter", Start: hello}, nil)
+	pprof := "http://" + r.ready(t).Addresses["admin"] + "/debug/pprof/"
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() { defer close(done); handOver(stop) }()
+	if got := get(t, pprof+"block?debug=1"); strings.Contains(got, "handOver") {
+		t.Errorf("waits were recorded before anybody asked:\n%s", got)
+	}
+	if got := get(t, pprof+"mutex?seconds=1"); got == "" {
+		t.Error("the mutex profile of a second is empty")
+	}
+	if got := get(t, pprof+"block?seconds=1"); got == "" {
+		t.Error("the block profile of a second is empty")
+	}
+	close(stop)
+	<-done
+	if got := get(t, pprof+"block?debug=1"); !strings.Contains(got, "handOver") {
+		t.Errorf("no wait was recorded within two seconds of waiting:\n%s", got)
+	}
+	r.stop()
+	if code := <-r.code; code != service.ExitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 func TestStopWaitsForRequestsInFlight(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	r := start(t, service.Spec{Name: "slow", Start: func(_ context.Context, rt *service.Runtime) error {
