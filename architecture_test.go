@@ -31,7 +31,7 @@ var layers = map[string]int{
 	"bench/load": 2, "bench/workload": 3, "bench/diffload": 3, "bench/crowd": 4, "bench/turns": 4, "bench/k6x": 5, "bench/floor": 4, "bench/cmd": 9,
 
 	"harness/stat": 0, "harness/bound": 0, "harness/hotspot": 0, "harness/record": 3,
-	"harness/backend": 4, "harness/probe": 4, "harness/complexity": 4, "harness/audit": 4,
+	"harness/backend": 4, "harness/neighbour": 4, "harness/probe": 4, "harness/complexity": 4, "harness/audit": 4,
 	"harness/verdict": 5, "harness/backend/containers": 5, "harness/backend/faultproxy": 5, "harness/sut": 5, "harness/scenario": 5,
 	"harness/duet": 6, "harness/baseline": 6, "harness/evidence": 6, "harness/mutant": 7, "harness/doctor": 6, "harness/report": 6, "harness/signoff": 6,
 	"harness": 7, "harness/cli": 8, "harness/cmd": 9,

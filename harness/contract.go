@@ -98,7 +98,7 @@ func (x *execution) runScenarios(ctx context.Context, logs string, all []scenari
 		x.Progress(Event{Stage: "contract", Text: fmt.Sprintf("%d scenarios", len(all))})
 		env := x.scenarioEnv(in.Endpoints())
 		env.EventKID, env.EventKey = in.EventKey()
-		env.Faults, env.Dial = append(x.set.Faults(), in.Faults()...), x.set.Dial
+		env.Faults, env.Dial, env.Beside = append(x.set.Faults(), in.Faults()...), x.set.Dial, in.Beside()
 		outcomes = scenario.Run(ctx, env, all)
 		for i := range outcomes {
 			outcomes[i].File = x.scenarioFile(outcomes[i].File)

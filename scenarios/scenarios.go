@@ -5,10 +5,10 @@ package scenarios
 
 import "embed"
 
-// Files holds every scenario below gateway/, dagmanager/, controlbus/ and
-// faults/.
+// Files holds every scenario below gateway/, dagmanager/, controlbus/,
+// worldservice/, samples/, checklist/ and faults/.
 //
-//go:embed gateway/*.yaml dagmanager/*.yaml controlbus/*.yaml faults/*.yaml
+//go:embed gateway/*.yaml dagmanager/*.yaml controlbus/*.yaml worldservice/*.yaml samples/*.yaml checklist/*.yaml faults/*.yaml
 var Files embed.FS
 
 // Schema is the published JSON Schema (draft 2020-12) of a scenario file.

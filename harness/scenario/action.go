@@ -43,6 +43,9 @@ func actionKinds() map[string]actionKind {
 		"for_each":   {readAs[forEachAction], nil},
 		"parallel":   {readParallel, nil},
 		"fault":      {readAs[faultAction], nil},
+
+		"worldservice": {readAs[worldServiceAction], []string{"calls", "count"}},
+		"dagmanager":   {readAs[dagManagerAction], []string{"calls", "count"}},
 	}
 }
 

@@ -12,6 +12,9 @@ import (
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/ext"
 	"github.com/zeebo/blake3"
+
+	"qmtl.internal/plumbline/scenarios/contract"
+	"qmtl.internal/plumbline/scenarios/contract/pyjson"
 )
 
 // celCheck is one CEL expression that must be true.
@@ -30,6 +33,7 @@ func celEnv() (*cel.Env, error) {
 		cel.CrossTypeNumericComparisons(true),
 		cel.Function("compute_key", cel.Overload("compute_key_list", []*cel.Type{cel.ListType(cel.StringType)}, cel.StringType, cel.UnaryBinding(celComputeKey))),
 		cel.Function("crc32", cel.Overload("crc32_list", []*cel.Type{cel.ListType(cel.StringType)}, cel.IntType, cel.UnaryBinding(celCRC))),
+		cel.Function("alpha_metrics", cel.Overload("alpha_metrics_dyn", []*cel.Type{cel.DynType}, cel.DynType, cel.UnaryBinding(celAlpha))),
 		cel.Function("digest", cel.Overload("digest_string", []*cel.Type{cel.StringType}, cel.StringType, cel.UnaryBinding(celDigest))),
 	}
 	for _, part := range observedParts() {
@@ -117,6 +121,32 @@ func celComputeKey(v ref.Val) ref.Val {
 	}
 	sum := blake3.Sum256([]byte(strings.Join(parts, "\x1f")))
 	return types.String(fmt.Sprintf("blake3:%x", sum))
+}
+
+// celAlpha reads the alpha metrics of a rebalancing plan as an up-to-date SDK
+// does (controlbus.md 5.4).
+func celAlpha(v ref.Val) ref.Val {
+	b, err := json.Marshal(plainly(v))
+	if err != nil {
+		return types.NewErr("alpha_metrics: %v", err)
+	}
+	given, err := pyjson.Parse(b)
+	if err != nil {
+		return types.NewErr("alpha_metrics: %v", err)
+	}
+	e, err := contract.ParseAlphaEnvelope(given)
+	if err != nil {
+		return types.NewErr("alpha_metrics: %v", err)
+	}
+	return types.DefaultTypeAdapter.NativeToValue(map[string]any{"per_world": e.PerWorld, "per_strategy": e.PerStrategy})
+}
+
+// plainly gives the Go value that native made into v.
+func plainly(v ref.Val) any {
+	if v.Type() == types.NullType {
+		return nil
+	}
+	return v.Value()
 }
 
 // celCRC is the CRC-32 of the concatenated texts.

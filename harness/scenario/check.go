@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -16,6 +15,7 @@ type checker struct {
 	*loader
 	doc   *document
 	clean bool            // the schema found nothing wrong
+	own   map[string]any  // the scenario's own gateway; nil: none
 	known map[string]bool // names that ${…} may use at this point
 }
 
@@ -48,6 +48,7 @@ func (c *checker) step(m map[string]any, index int, pointer string) Step {
 		st.lists = c.fault(st.args, at)
 	default:
 		c.args(&st, at)
+		c.neighbour(&st, pointer)
 	}
 	if e, ok := m["expect"].(map[string]any); ok {
 		c.expectation(&st, e, pointer+"/expect")
@@ -140,13 +141,35 @@ func (c *checker) args(st *Step, pointer string) {
 	c.references(st.args, pointer)
 	restore()
 	_, err := c.kinds[st.Action].read(st.args)
-	var w *wrong
-	switch {
-	case errors.As(err, &w):
-		c.doc.mistake(c.doc.at(pointer+w.key), st.Action+": "+w.what, w.mend)
-	case err != nil && c.clean:
-		c.doc.mistake(c.doc.at(pointer), st.Action+": "+err.Error(), "see scenario.schema.json")
+	c.mistakes(err, pointer, st.Action+": ")
+}
+
+// mistakes notes what is wrong with the value at pointer; what names it.
+func (c *checker) mistakes(err error, pointer, what string) {
+	all := wrongs(err)
+	for _, w := range all {
+		c.doc.mistake(c.doc.at(pointer+w.key), what+w.what, w.mend)
 	}
+	if err != nil && len(all) == 0 && c.clean {
+		c.doc.mistake(c.doc.at(pointer), what+err.Error(), "see scenario.schema.json")
+	}
+}
+
+// wrongs are all the mistakes in a tree of errors.
+func wrongs(err error) []*wrong {
+	if w, ok := err.(*wrong); ok {
+		return []*wrong{w}
+	}
+	var all []*wrong
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		all = wrongs(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			all = append(all, wrongs(one)...)
+		}
+	}
+	return all
 }
 
 // wrong is a mistake within an action's value; key is a pointer below it.

@@ -159,6 +159,7 @@ func (l *loader) scenario(d *document, m map[string]any, clean bool) {
 		s.Timeout = durationOf(t)
 	}
 	c := &checker{loader: l, doc: d, clean: clean, known: builtins()}
+	c.ownGateway(&s, m["gateway"])
 	s.Steps = c.steps(m["steps"], "/steps")
 	if len(d.found) == 0 && !expectsAnything(s.Steps) && len(s.Invariants) == 0 {
 		d.mistake(d.atKey("/steps"), "the scenario expects nothing", "add expect to a step: a scenario that cannot fail proves nothing")

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"qmtl.internal/plumbline/harness/backend"
+	"qmtl.internal/plumbline/harness/neighbour"
 	"qmtl.internal/plumbline/harness/record"
 )
 
@@ -49,6 +50,9 @@ type Env struct {
 	// Faults is the harm that scenarios may do; each is a capability
 	// fault.<server>.<name>. Scenarios that do harm run alone and last.
 	Faults backend.Faults
+	// Beside starts gateways that scenarios have to themselves; what it offers
+	// are capabilities own-gateway.<offer>.
+	Beside neighbour.Starter
 	// Dial reaches Kafka and Redis whatever harm is done between them and the
 	// SUT; nil: they are dialled as they are.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -137,16 +141,33 @@ func (r *runner) one(ctx context.Context, s *Scenario) record.Outcome {
 	limit := fmt.Errorf("the scenario took longer than %s", s.Timeout)
 	limited, cancel := context.WithTimeoutCause(ctx, s.Timeout, limit)
 	x := r.execution(s)
-	failed := x.run(limited, s.Steps)
-	if failed == nil {
-		failed = x.ownInvariants(limited)
-	}
+	failed := x.play(limited)
 	cancel()
-	x.closeAll()
 	o.DurationMS = float64(time.Since(start).Microseconds()) / 1000
 	x.settle(&o, failed)
 	r.log.Debug("scenario", "id", s.ID, "status", o.Status, "reason", o.Reason, "ms", o.DurationMS)
 	return o
+}
+
+// play gives the scenario what it needs for itself, runs its steps, and takes
+// everything away again.
+func (x *execution) play(ctx context.Context) *failure {
+	leave := func(context.Context) error { return nil }
+	if x.scenario.own != nil {
+		var err error
+		if ctx, leave, err = x.moveIn(ctx); err != nil {
+			return x.ownFailure(ctx, err)
+		}
+	}
+	failed := x.run(ctx, x.scenario.Steps)
+	if failed == nil {
+		failed = x.ownInvariants(ctx)
+	}
+	x.closeAll()
+	if err := leave(ctx); err != nil && failed == nil {
+		failed = x.ownFailure(ctx, err)
+	}
+	return failed
 }
 
 // lacking says what the scenario needs and the run does not have.
@@ -187,6 +208,10 @@ func (r *runner) capabilities() map[string]bool {
 	for _, c := range e.Lacks {
 		have[c] = false
 	}
+	have[ownPrefix] = e.Beside.Start != nil
+	for _, o := range e.Beside.Offers {
+		have[ownPrefix+"."+o] = true
+	}
 	for _, f := range e.Faults {
 		have[faultAction{Target: f.Server, Kind: f.Name}.capability()] = true
 	}
@@ -202,6 +227,7 @@ type execution struct {
 	row      string // of the enclosing for_each, part of fresh DAGs
 	scope    *scope
 	shared   *sharedState
+	near     *neighbours // of its own gateway; nil without one
 }
 
 // sharedState is what parallel lists of one scenario have in common.

@@ -42,6 +42,9 @@ type Scenario struct {
 	Timeout    time.Duration
 	Invariants []string
 	Steps      []Step
+
+	own     map[string]any // of the gateway that it has to itself, names in ${…} not yet replaced; nil: none
+	ownLine int
 }
 
 // A Step is one action and what is expected of it.

@@ -39,6 +39,16 @@ func newWire(env Env) *wire {
 	}}
 }
 
+// toward gives clients of their own for another gateway, with the same view of
+// when the run began.
+func (w *wire) toward(env Env) *wire {
+	other := newWire(env)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	other.offsets = w.offsets
+	return other
+}
+
 func (w *wire) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

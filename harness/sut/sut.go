@@ -60,9 +60,10 @@ type Process struct {
 type Instance struct {
 	name      string
 	endpoints Endpoints
-	starter   *starter // nil for an attached SUT
-	proxy     *proxy   // nil without tampering
-	events    eventKey // zero for an attached SUT
+	plan      Descriptor // zero for an attached SUT
+	starter   *starter   // nil for an attached SUT
+	proxy     *proxy     // nil without tampering
+	events    eventKey   // zero for an attached SUT
 	dead      chan struct{}
 
 	mu    sync.Mutex
@@ -87,7 +88,7 @@ type starter struct {
 // Start starts the processes of d one after another, each when the one before
 // is ready. On error nothing is left running; the error of a process that died
 // is a *DeathError. ctx bounds the start only: the instance lives until Stop.
-func Start(ctx context.Context, d Descriptor, o Options) (_ *Instance, err error) {
+func Start(ctx context.Context, d Descriptor, o Options) (*Instance, error) {
 	if err := o.validate(d); err != nil {
 		return nil, err
 	}
@@ -95,7 +96,12 @@ func Start(ctx context.Context, d Descriptor, o Options) (_ *Instance, err error
 	if err != nil {
 		return nil, err
 	}
-	in := &Instance{name: d.Name, starter: s, events: s.events.of(d), dead: make(chan struct{}), procs: map[string]*process{}}
+	return s.launch(ctx, d)
+}
+
+// launch starts the processes of d. s is its own from here on.
+func (s *starter) launch(ctx context.Context, d Descriptor) (_ *Instance, err error) {
+	in := &Instance{name: d.Name, plan: d, starter: s, events: s.events.of(d), dead: make(chan struct{}), procs: map[string]*process{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, in.Stop(ctx))
@@ -112,7 +118,7 @@ func Start(ctx context.Context, d Descriptor, o Options) (_ *Instance, err error
 	if err := in.fillEndpoints(d.Endpoints); err != nil {
 		return nil, err
 	}
-	return in, in.tamper(ctx, o)
+	return in, in.tamper(ctx, s.o)
 }
 
 func (o Options) validate(d Descriptor) error {

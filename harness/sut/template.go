@@ -62,14 +62,15 @@ func badName(name string, seen map[string]bool, self string) string {
 			return "only a process has addresses of its own"
 		}
 		return ""
-	case first == "env" && rest != "":
+	case (first == "env" || first == "setting") && rest != "":
 		return ""
 	case first == "process":
 		return badProcess(rest, seen)
-	case slices.Contains([]string{"run.id", "run.dir", "run.event_trust", "descriptor.dir", "backend.kafka", "backend.redis", "backend.neo4j", "backend.prefix"}, name):
+	case slices.Contains([]string{"run.id", "run.dir", "run.event_trust", "descriptor.dir", "backend.kafka", "backend.redis", "backend.neo4j", "backend.prefix",
+		worldServiceName, besideName, besidePort}, name):
 		return ""
 	}
-	return "no such name; there are bin, run.id, run.dir, run.event_trust, descriptor.dir, backend.{kafka,redis,neo4j,prefix}, env.NAME, process.NAME.ROLE, self.ROLE"
+	return "no such name; there are bin, run.id, run.dir, run.event_trust, descriptor.dir, backend.{kafka,redis,neo4j,prefix}, env.NAME, process.NAME.ROLE, self.ROLE, neighbour.worldservice, beside.{name,port}, setting.NAME"
 }
 
 func badProcess(rest string, seen map[string]bool) string {

@@ -2,9 +2,7 @@ package rebalance
 
 import (
 	"encoding/json"
-	"math"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -187,75 +185,8 @@ func runFlag(t *testing.T, in, out pyjson.Value) {
 	}
 }
 
-func TestAlphaMetricsVectors(t *testing.T) {
-	ran := map[string]int{}
-	vectors.Run(t, "alpha_metrics", func(t *testing.T, v vectors.Vector) {
-		in, out := parse(t, v.Input), parse(t, v.Output)
-		given, err := pyjson.ParseString(textOf(in, "json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		op := textOf(in, "op")
-		ran[op]++
-		var got pyjson.Value
-		switch op {
-		case "sanitize":
-			a, failed := ParseAlpha(given)
-			got, err = a.value(), failed
-		case "envelope":
-			e, failed := ParseAlphaEnvelope(given)
-			got, err = e.value(), failed
-		default:
-			return // performance is computed where strategies run, envelopes are built by WorldService
-		}
-		if _, raises := out.Get("error"); raises {
-			if err == nil {
-				t.Errorf("accepted as %s", compact(got))
-			}
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if g, w := sorted(got), sorted(out); g != w {
-			t.Errorf("%s\nwant %s", g, w)
-		}
-	})
-	if ran["sanitize"] == 0 || ran["envelope"] == 0 {
-		t.Errorf("ran %v", ran)
-	}
-}
-
 func sorted(v pyjson.Value) string {
 	return string(pyjson.Append(nil, floats(v), pyjson.Compact|pyjson.Sorted))
-}
-
-// value writes metrics as the vectors do: infinities as text.
-func (a Alpha) value() pyjson.Value {
-	var all []pyjson.Member
-	for key, n := range a {
-		v := pyjson.OfFloat(n)
-		if math.IsInf(n, 0) {
-			v = pyjson.OfString(strings.TrimPrefix(string(pyjson.Append(nil, v, pyjson.Compact)), "+"))
-		}
-		all = append(all, pyjson.Member{Key: key, Value: v})
-	}
-	return pyjson.OfObject(all...)
-}
-
-func (e AlphaEnvelope) value() pyjson.Value {
-	worlds := func(of map[string]Alpha) pyjson.Value {
-		v := pyjson.OfObject()
-		for world, a := range of {
-			v = v.With(world, a.value())
-		}
-		return v
-	}
-	strategies := pyjson.OfObject()
-	for s, of := range e.PerStrategy {
-		strategies = strategies.With(s, worlds(of))
-	}
-	return pyjson.OfObject(pyjson.Member{Key: "per_world", Value: worlds(e.PerWorld)}, pyjson.Member{Key: "per_strategy", Value: strategies})
 }
 
 func TestCommitLogBatchVectors(t *testing.T) {
