@@ -30,7 +30,7 @@ func descriptors(t *testing.T, n uint64) {
 		t.Fatal(err)
 	}
 	if limit.Cur < n {
-		t.Skipf("needs %d open files; the limit is %d (ulimit -Hn)", n, limit.Cur)
+		t.Skipf("allowed: too few open files here: needs %d, the limit is %d (ulimit -Hn)", n, limit.Cur)
 	}
 }
 
