@@ -185,10 +185,6 @@ func runFlag(t *testing.T, in, out pyjson.Value) {
 	}
 }
 
-func sorted(v pyjson.Value) string {
-	return string(pyjson.Append(nil, floats(v), pyjson.Compact|pyjson.Sorted))
-}
-
 func TestCommitLogBatchVectors(t *testing.T) {
 	ran := 0
 	vectors.Run(t, "commit_log", func(t *testing.T, v vectors.Vector) {
