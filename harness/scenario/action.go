@@ -43,6 +43,7 @@ func actionKinds() map[string]actionKind {
 		"for_each":   {readAs[forEachAction], nil},
 		"parallel":   {readParallel, nil},
 		"fault":      {readAs[faultAction], nil},
+		"start":      {readAs[startAction], []string{"exit_code", "text", "elapsed_ms"}},
 
 		"worldservice": {readAs[worldServiceAction], []string{"calls", "count"}},
 		"dagmanager":   {readAs[dagManagerAction], []string{"calls", "count"}},

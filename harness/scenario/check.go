@@ -17,6 +17,7 @@ type checker struct {
 	clean bool            // the schema found nothing wrong
 	own   map[string]any  // the scenario's own gateway; nil: none
 	known map[string]bool // names that ${…} may use at this point
+	needs []string        // capabilities that steps call for by themselves
 }
 
 func (c *checker) steps(v any, pointer string) []Step {
@@ -49,6 +50,7 @@ func (c *checker) step(m map[string]any, index int, pointer string) Step {
 	default:
 		c.args(&st, at)
 		c.neighbour(&st, pointer)
+		c.start(&st)
 	}
 	if e, ok := m["expect"].(map[string]any); ok {
 		c.expectation(&st, e, pointer+"/expect")

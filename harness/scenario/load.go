@@ -161,6 +161,7 @@ func (l *loader) scenario(d *document, m map[string]any, clean bool) {
 	c := &checker{loader: l, doc: d, clean: clean, known: builtins()}
 	c.ownGateway(&s, m["gateway"])
 	s.Steps = c.steps(m["steps"], "/steps")
+	s.Needs = append(s.Needs, c.needs...)
 	if len(d.found) == 0 && !expectsAnything(s.Steps) && len(s.Invariants) == 0 {
 		d.mistake(d.atKey("/steps"), "the scenario expects nothing", "add expect to a step: a scenario that cannot fail proves nothing")
 	}

@@ -53,6 +53,9 @@ type Env struct {
 	// Beside starts gateways that scenarios have to themselves; what it offers
 	// are capabilities own-gateway.<offer>.
 	Beside neighbour.Starter
+	// Starts start a process of the SUT with a configuration and nothing else;
+	// each is a capability start.<process>.
+	Starts neighbour.Starts
 	// Dial reaches Kafka and Redis whatever harm is done between them and the
 	// SUT; nil: they are dialled as they are.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -208,15 +211,23 @@ func (r *runner) capabilities() map[string]bool {
 	for _, c := range e.Lacks {
 		have[c] = false
 	}
+	e.offered(have)
+	have["no-worldservice"] = !have["worldservice"]
+	return have
+}
+
+// offered adds what those offer who started SUT and servers.
+func (e Env) offered(have map[string]bool) {
 	have[ownPrefix] = e.Beside.Start != nil
 	for _, o := range e.Beside.Offers {
 		have[ownPrefix+"."+o] = true
 	}
+	for process := range e.Starts {
+		have[startPrefix+process] = true
+	}
 	for _, f := range e.Faults {
 		have[faultAction{Target: f.Server, Kind: f.Name}.capability()] = true
 	}
-	have["no-worldservice"] = !have["worldservice"]
-	return have
 }
 
 // execution is one running scenario.

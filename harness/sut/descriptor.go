@@ -52,9 +52,10 @@ type File struct {
 type Spec struct {
 	Name       string            `yaml:"name"`
 	Argv       []string          `yaml:"argv"`
-	Beside     []string          `yaml:"beside"` // further arguments of a gateway beside the SUT's own, see Instance.Beside
-	Env        map[string]string `yaml:"env"`    // added to the harness's own
-	Dir        string            `yaml:"dir"`    // "": the run's scratch directory
+	Beside     []string          `yaml:"beside"`     // further arguments of a gateway beside the SUT's own, see Instance.Beside
+	Configured []string          `yaml:"configured"` // argv of a start with a configuration file and nothing else, see Instance.Starts
+	Env        map[string]string `yaml:"env"`        // added to the harness's own
+	Dir        string            `yaml:"dir"`        // "": the run's scratch directory
 	Ready      Ready             `yaml:"ready"`
 	Addresses  map[string]string `yaml:"addresses"`   // host:port by role, where no ready line tells them
 	StopWithin string            `yaml:"stop_within"` // between SIGTERM and SIGKILL; "": 10s

@@ -277,6 +277,9 @@ func (d *document) checkProcess(at func(...string) []string, p Spec, seen map[st
 	for i, arg := range p.Beside {
 		d.checkTemplate(at("beside", strconv.Itoa(i)), arg, seen, p.Name)
 	}
+	for i, arg := range p.Configured {
+		d.checkTemplate(at("configured", strconv.Itoa(i)), arg, seen, p.Name)
+	}
 	for _, key := range slices.Sorted(maps.Keys(p.Env)) {
 		d.checkTemplate(at("env", key), p.Env[key], seen, p.Name)
 	}

@@ -298,26 +298,29 @@ const (
 
 // tail gives the last lines of a log, indented; "" when there are none.
 func tail(file string) string {
+	text := strings.TrimSpace(ending(file, tailBytes))
+	if text == "" {
+		return ""
+	}
+	lines := strings.Split(text, "\n")
+	if len(lines) > tailLines {
+		lines = lines[len(lines)-tailLines:]
+	}
+	return "  " + strings.Join(lines, "\n  ")
+}
+
+// ending gives the last bytes of a log, at most most.
+func ending(file string, most int64) string {
 	f, err := os.Open(file)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
 	if size, err := f.Seek(0, io.SeekEnd); err == nil {
-		_, _ = f.Seek(max(0, size-tailBytes), io.SeekStart) // from the start is as good
+		_, _ = f.Seek(max(0, size-most), io.SeekStart) // from the start is as good
 	}
-	b, err := io.ReadAll(f)
-	if err != nil && len(b) == 0 {
-		return ""
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if len(lines) > tailLines {
-		lines = lines[len(lines)-tailLines:]
-	}
-	if len(lines) == 1 && lines[0] == "" {
-		return ""
-	}
-	return "  " + strings.Join(lines, "\n  ")
+	b, _ := io.ReadAll(f) // what could be read is as good
+	return string(b)
 }
 
 // logPath is where the output of a process goes.
