@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -77,6 +78,45 @@ func (x *execution) heal(ctx context.Context, a faultAction, heal func(context.C
 		return fmt.Errorf("healing %s of %s: %w", a.Kind, a.Target, err)
 	}
 	return nil
+}
+
+// calmWithin bounds the wait for a gateway that has not got over the harm of the
+// scenario before.
+const (
+	calmWithin   = 20 * time.Second
+	statusWithin = 5 * time.Second // of one look
+)
+
+// calm waits until the gateway says of itself and of what it depends on that
+// nothing is wrong: one that still feels the last harm answers the next scenario
+// as if there were two. Without such a gateway, or when it stays sick, the next
+// scenario says so itself.
+func (r *runner) calm(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, calmWithin)
+	defer cancel()
+	url, err := r.wire.gateway()
+	for err == nil {
+		seen, failed := r.wire.ask(ctx, request{method: http.MethodGet, url: url + "/status", timeout: statusWithin})
+		if failed == nil && wellOrMute(seen) {
+			return
+		}
+		err = sleep(ctx, 100*time.Millisecond)
+	}
+}
+
+// wellOrMute is false for a gateway that refuses to tell (gateway.md 5.1: 204,
+// 503) and for one that names something that is wrong.
+func wellOrMute(seen observation) bool {
+	if code := written(seen["status"]); code == "204" || code == "503" {
+		return false
+	}
+	status, _ := seen["body"].(map[string]any)
+	for member, well := range map[string]string{"degrade_level": "NORMAL", "redis": "ok", "dagmanager": "ok"} {
+		if said, told := status[member]; told && said != well {
+			return false
+		}
+	}
+	return true
 }
 
 // refresh drops what the clients believe about servers that have just gone or

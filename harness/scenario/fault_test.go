@@ -3,6 +3,8 @@ package scenario_test
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -100,5 +102,47 @@ func TestHarmComesLast(t *testing.T) {
 	})
 	for _, o := range got[:3] {
 		expectOutcome(t, o, "")
+	}
+}
+
+// A gateway that still feels the last harm is waited for, whether it tells so or
+// refuses to tell; one that has no status is not.
+func TestHarmBeginsWithAGatewayThatGotOverTheLast(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		answers []string // of /status, one after the other; the last stays
+		before  int      // looks at it before the first step
+	}{
+		{"degraded", []string{`{"degrade_level":"MINIMAL"}`, `{"degrade_level":"PARTIAL","dagmanager":"ok"}`, `{"degrade_level":"NORMAL","dagmanager":"ok"}`}, 3},
+		{"without a dependency", []string{`{"redis":"error"}`, `{"redis":"ok","dagmanager":"timeout"}`, `{"redis":"ok","dagmanager":"ok"}`}, 3},
+		{"refuses to tell", []string{"", `{"degrade_level":"NORMAL"}`}, 2},
+		{"tells nothing", []string{`{}`}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := &diary{}
+			env := newStand(t).env
+			looks := 0
+			web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/status" {
+					w.WriteHeader(http.StatusTeapot)
+					return
+				}
+				d.note("look")
+				answer := c.answers[min(looks, len(c.answers)-1)]
+				if looks++; answer == "" {
+					w.WriteHeader(http.StatusNoContent)
+					return
+				}
+				reply(w, http.StatusOK, answer)
+			}))
+			defer web.Close()
+			env.Gateway = web.URL
+			env.Faults = backend.Faults{d.fault("stop", nil, nil)}
+			o := outcome(t, env, "needs: [fault.redis.stop]\nsteps:\n- fault: { target: redis, kind: stop, steps: [{ http: { path: /any }, expect: { status: 418 } }] }")
+			expectOutcome(t, o, "")
+			if want := strings.Repeat("look, ", c.before) + "stop, heal stop"; d.String() != want {
+				t.Errorf("done: %s; want %s", d, want)
+			}
+		})
 	}
 }

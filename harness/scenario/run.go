@@ -92,7 +92,11 @@ func Run(ctx context.Context, env Env, all []Scenario) []record.Outcome {
 		})
 	}
 	wg.Wait()
-	for _, i := range append(alone, harmful...) {
+	for _, i := range alone {
+		outcomes[i] = r.one(ctx, &all[i])
+	}
+	for _, i := range harmful {
+		r.calm(ctx)
 		outcomes[i] = r.one(ctx, &all[i])
 	}
 	return append(outcomes, r.invariants(ctx)...)

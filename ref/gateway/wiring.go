@@ -133,7 +133,7 @@ func openClients(rt *service.Runtime, c *Config, traces *tracing.Tracer) (rdb *r
 
 // openDegradation looks at health while the service lives.
 func openDegradation(rt *service.Runtime, c *Config, monitor *health.Monitor, registry *submit.Registry) *degrade.Driver {
-	cfg := degrade.Config{Ask: monitor.Report, Every: c.DegradeEvery, Queue: registry, Metrics: rt.Metrics, Log: rt.Log}
+	cfg := degrade.Config{Ask: monitor.Fresh, Every: c.DegradeEvery, Queue: registry, Metrics: rt.Metrics, Log: rt.Log}
 	if c.DegradeBusy {
 		cfg.Busy = degrade.Busy()
 	}

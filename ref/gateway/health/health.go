@@ -115,9 +115,17 @@ func NewMonitor(ask Collectors, can Capabilities, limit, keep time.Duration) *Mo
 // Report gives the present state of all dependencies. Callers that come while a
 // round is running share its answer; their leaving does not end it.
 func (m *Monitor) Report(ctx context.Context) Report {
+	return m.notOlder(ctx, m.keep)
+}
+
+// Fresh is Report of now, for who acts on the answer for longer than Report
+// would keep it.
+func (m *Monitor) Fresh(ctx context.Context) Report { return m.notOlder(ctx, 0) }
+
+func (m *Monitor) notOlder(ctx context.Context, age time.Duration) Report {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.lastAt.IsZero() && m.now().Sub(m.lastAt) < m.keep {
+	if !m.lastAt.IsZero() && m.now().Sub(m.lastAt) < age {
 		return m.last
 	}
 	m.last = m.round(context.WithoutCancel(ctx))

@@ -118,6 +118,12 @@ func TestAnswerIsKeptForAWhileOnly(t *testing.T) {
 			t.Errorf("at %s: asked %d times, want %d", now.Sub(time.Unix(0, 0)), asked, step.want)
 		}
 	}
+	if m.Fresh(t.Context()); asked != 3 {
+		t.Errorf("a fresh answer was wanted: asked %d times, want 3", asked)
+	}
+	if m.Report(t.Context()); asked != 3 {
+		t.Errorf("after a fresh answer: asked %d times, want 3", asked)
+	}
 }
 
 func TestCollectorThatIgnoresItsContextCannotHoldTheAnswer(t *testing.T) {
