@@ -99,7 +99,7 @@ func (x *execution) runScenarios(ctx context.Context, logs string, all []scenari
 		env := x.scenarioEnv(in.Endpoints())
 		env.EventKID, env.EventKey = in.EventKey()
 		env.Faults, env.Dial, env.Beside = append(x.set.Faults(), in.Faults()...), x.set.Dial, in.Beside()
-		env.Starts = in.Starts()
+		env.BesideDagManager, env.Starts = in.BesideDagManager(), in.Starts()
 		outcomes = scenario.Run(ctx, env, all)
 		for i := range outcomes {
 			outcomes[i].File = x.scenarioFile(outcomes[i].File)

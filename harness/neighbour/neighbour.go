@@ -1,12 +1,13 @@
 // Package neighbour plays those whom a gateway talks to: a WorldService over
 // HTTP and a DAG Manager over gRPC, both on loopback, both by a script that may
-// change while they run. They answer, dawdle, hang or break off as the script
+// change while they run; and the broker of a DAG Manager, with the topics that it
+// is given. They answer, dawdle, hang or break off as the script
 // says, and remember what they were asked. What no rule covers is answered as a
 // neighbour in good health would, where that needs no knowledge, and else
 // refused in a way that cannot be taken for scripted.
 //
-// The package also says how a gateway is asked for that talks to them, without
-// knowing who starts it.
+// The package also says how a gateway, or a DAG Manager, is asked for that talks
+// to them, without knowing who starts it.
 package neighbour
 
 import (
@@ -16,30 +17,37 @@ import (
 	"time"
 )
 
-// A Wish says what a gateway beside the others of a SUT shall be like.
+// A Wish says what a gateway, or a DAG Manager, beside the others of a SUT shall
+// be like.
 type Wish struct {
 	Name         string            // names its logs, its groups and ids on shared servers
 	WorldService string            // base URL; "": as the SUT's own gateway
 	DagManager   string            // host:port; "": as the SUT's own gateway
+	Kafka        string            // of a DAG Manager: host:port; "": none, its topics are in memory
 	Without      []string          // servers that it shall do without, such as kafka
 	Settings     map[string]string // by the names that the SUT's descriptor gives them
 }
 
-// A Gateway runs until its Stop, which must be called once.
-type Gateway struct {
-	URL  string
+// A Service is a gateway or a DAG Manager beside those of a SUT. It runs until
+// its Stop, which must be called once.
+type Service struct {
+	Gateway        string // URL; "" where it is none
+	DagManager     string // gRPC, host:port; "" where it is none
+	DagManagerHTTP string // URL; likewise
+
 	Dead <-chan struct{} // closed when it ends without being asked to
 	Err  func() error    // why; nil before Dead is closed
 	Stop func(context.Context) error
 }
 
-// A Starter starts gateways beside those of a SUT. The zero Starter cannot.
+// A Starter starts gateways, or DAG Managers, beside those of a SUT. The zero
+// Starter cannot.
 type Starter struct {
-	// Offers are what a Wish may contain: worldservice, dagmanager,
+	// Offers are what a Wish may contain: worldservice, dagmanager, kafka,
 	// without.<server>, setting.<name>.
 	Offers []string
-	// Start gives a gateway that is ready. ctx bounds the start only.
-	Start func(context.Context, Wish) (*Gateway, error)
+	// Start gives one that is ready. ctx bounds the start only.
+	Start func(context.Context, Wish) (*Service, error)
 }
 
 // errClosed ends what waits in a neighbour that is being closed.

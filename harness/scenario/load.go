@@ -159,7 +159,7 @@ func (l *loader) scenario(d *document, m map[string]any, clean bool) {
 		s.Timeout = durationOf(t)
 	}
 	c := &checker{loader: l, doc: d, clean: clean, known: builtins()}
-	c.ownGateway(&s, m["gateway"])
+	c.ownServices(&s, m)
 	s.Steps = c.steps(m["steps"], "/steps")
 	s.Needs = append(s.Needs, c.needs...)
 	if len(d.found) == 0 && !expectsAnything(s.Steps) && len(s.Invariants) == 0 {

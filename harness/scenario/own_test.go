@@ -28,7 +28,7 @@ type own struct {
 }
 
 func (o *own) starter(offers ...string) neighbour.Starter {
-	return neighbour.Starter{Offers: offers, Start: func(_ context.Context, w neighbour.Wish) (*neighbour.Gateway, error) {
+	return neighbour.Starter{Offers: offers, Start: func(_ context.Context, w neighbour.Wish) (*neighbour.Service, error) {
 		o.wishes = append(o.wishes, w)
 		if w.Settings["refuse"] == "true" {
 			return nil, errors.New("no gateway today")
@@ -46,7 +46,7 @@ func (o *own) starter(offers ...string) neighbour.Starter {
 		})
 		m.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) { pass(rw, r, w.WorldService) })
 		s := httptest.NewServer(m)
-		return &neighbour.Gateway{URL: s.URL, Dead: dead, Err: func() error { return died }, Stop: func(context.Context) error {
+		return &neighbour.Service{Gateway: s.URL, Dead: dead, Err: func() error { return died }, Stop: func(context.Context) error {
 			s.Close()
 			o.running.Add(-1)
 			return o.stop

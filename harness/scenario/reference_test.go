@@ -81,7 +81,7 @@ func reference(t *testing.T) scenario.Env {
 		EventKID: kid, EventKey: key, Classes: []scenario.Class{scenario.Strict, scenario.Lenient, scenario.Reference},
 		Gateway: e.Gateway, DagManager: e.DagManager, DagManagerHTTP: e.DagManagerHTTP, Kafka: set.Kafka, Redis: set.Redis,
 		Provider: set.Kind, RunID: "test", Seed: 1, TopicPrefix: set.Prefix,
-		Faults: append(set.Faults(), in.Faults()...), Dial: set.Dial, Beside: in.Beside(), Starts: in.Starts(),
+		Faults: append(set.Faults(), in.Faults()...), Dial: set.Dial, Beside: in.Beside(), BesideDagManager: in.BesideDagManager(), Starts: in.Starts(),
 	}
 }
 

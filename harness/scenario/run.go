@@ -50,9 +50,11 @@ type Env struct {
 	// Faults is the harm that scenarios may do; each is a capability
 	// fault.<server>.<name>. Scenarios that do harm run alone and last.
 	Faults backend.Faults
-	// Beside starts gateways that scenarios have to themselves; what it offers
-	// are capabilities own-gateway.<offer>.
-	Beside neighbour.Starter
+	// Beside and BesideDagManager start gateways and DAG Managers that scenarios
+	// have to themselves; what they offer are capabilities own-gateway.<offer> and
+	// own-dagmanager.<offer>.
+	Beside           neighbour.Starter
+	BesideDagManager neighbour.Starter
 	// Starts start a process of the SUT with a configuration and nothing else;
 	// each is a capability start.<process>.
 	Starts neighbour.Starts
@@ -222,9 +224,12 @@ func (r *runner) capabilities() map[string]bool {
 
 // offered adds what those offer who started SUT and servers.
 func (e Env) offered(have map[string]bool) {
-	have[ownPrefix] = e.Beside.Start != nil
-	for _, o := range e.Beside.Offers {
-		have[ownPrefix+"."+o] = true
+	for key, kind := range ownKinds() {
+		s := kind.starter(e)
+		have[ownPrefix+key] = s.Start != nil
+		for _, o := range s.Offers {
+			have[ownPrefix+key+"."+o] = true
+		}
 	}
 	for process := range e.Starts {
 		have[startPrefix+process] = true
@@ -242,7 +247,7 @@ type execution struct {
 	row      string // of the enclosing for_each, part of fresh DAGs
 	scope    *scope
 	shared   *sharedState
-	near     *neighbours // of its own gateway; nil without one
+	near     *neighbours // of its own service; nil without one
 }
 
 // sharedState is what parallel lists of one scenario have in common.

@@ -43,7 +43,8 @@ type Scenario struct {
 	Invariants []string
 	Steps      []Step
 
-	own     map[string]any // of the gateway that it has to itself, names in ${…} not yet replaced; nil: none
+	own     map[string]any // of the service that it has to itself, names in ${…} not yet replaced; nil: none
+	ownKey  string         // gateway or dagmanager, what it is
 	ownLine int
 }
 

@@ -14,9 +14,10 @@ import (
 	"qmtl.internal/plumbline/harness/neighbour"
 )
 
-// Names of templates that have a value only for a gateway beside the others.
+// Names of templates that have a value only for a process beside the others.
 const (
 	worldServiceName = "neighbour.worldservice" // base URL of its WorldService
+	kafkaName        = "neighbour.kafka"        // host:port of its broker
 	besideName       = "beside.name"            // a name of its own
 	besidePort       = "beside.port"            // a free port
 	settingPrefix    = "setting."               // what a scenario sets
@@ -26,6 +27,7 @@ const (
 const (
 	offerWorldService = "worldservice"
 	offerDagManager   = "dagmanager"
+	offerKafka        = "kafka"
 	offerWithout      = "without."
 )
 
@@ -35,24 +37,35 @@ const (
 // from ${neighbour.worldservice:-}, a setting from ${setting.NAME:-default}, a
 // DAG Manager from the address of the SUT's own, and that they may do without a
 // server from a default for its address. An attached SUT has none to offer.
-func (in *Instance) Beside() neighbour.Starter {
+func (in *Instance) Beside() neighbour.Starter { return in.starterOf(in.plan.gatewayAlone()) }
+
+// BesideDagManager starts further DAG Managers of the SUT in the same way, on
+// the same control bus. It can only where the descriptor adds arguments for
+// them, for those have to part them from the SUT's own: one that collects
+// garbage takes every topic of its broker that its own graph does not know. A
+// broker is theirs by ${neighbour.kafka:-}.
+func (in *Instance) BesideDagManager() neighbour.Starter {
+	return in.starterOf(in.plan.dagManagerAlone())
+}
+
+// starterOf starts processes beside those of the SUT, each by alone.
+func (in *Instance) starterOf(alone Descriptor) neighbour.Starter {
 	if in.starter == nil {
 		return neighbour.Starter{}
 	}
-	offers := in.plan.offers()
+	offers := alone.offers(in.plan.Endpoints.DagManager)
 	if len(offers) == 0 {
 		return neighbour.Starter{}
 	}
-	return neighbour.Starter{Offers: offers, Start: func(ctx context.Context, w neighbour.Wish) (*neighbour.Gateway, error) {
-		return in.beside(ctx, w, offers)
+	return neighbour.Starter{Offers: offers, Start: func(ctx context.Context, w neighbour.Wish) (*neighbour.Service, error) {
+		return in.beside(ctx, alone, w, offers)
 	}}
 }
 
-func (in *Instance) beside(ctx context.Context, w neighbour.Wish, offers []string) (*neighbour.Gateway, error) {
+func (in *Instance) beside(ctx context.Context, d Descriptor, w neighbour.Wish, offers []string) (*neighbour.Service, error) {
 	if err := notOffered(w, offers); err != nil {
 		return nil, fmt.Errorf("sut %s: %w", in.name, err)
 	}
-	d := in.plan.gatewayAlone()
 	d.Name += "-" + w.Name
 	s, err := in.starter.beside(ctx, d, w)
 	if err != nil {
@@ -66,7 +79,11 @@ func (in *Instance) beside(ctx context.Context, w neighbour.Wish, offers []strin
 	if err != nil {
 		return nil, err
 	}
-	return &neighbour.Gateway{URL: own.endpoints.Gateway, Dead: own.dead, Err: own.Err, Stop: own.Stop}, nil
+	at := own.endpoints
+	return &neighbour.Service{
+		Gateway: at.Gateway, DagManager: at.DagManager, DagManagerHTTP: at.DagManagerHTTP,
+		Dead: own.dead, Err: own.Err, Stop: own.Stop,
+	}, nil
 }
 
 // notOffered tells what of a wish is not offered.
@@ -78,6 +95,9 @@ func notOffered(w neighbour.Wish, offers []string) error {
 	if w.DagManager != "" {
 		asked = append(asked, offerDagManager)
 	}
+	if w.Kafka != "" {
+		asked = append(asked, offerKafka)
+	}
 	for _, server := range w.Without {
 		asked = append(asked, offerWithout+server)
 	}
@@ -87,17 +107,20 @@ func notOffered(w neighbour.Wish, offers []string) error {
 	var errs []error
 	for _, one := range asked {
 		if !slices.Contains(offers, one) {
-			errs = append(errs, usagef("a gateway of its own cannot be given %s; there are %s", one, strings.Join(offers, ", ")))
+			errs = append(errs, usagef("a process of its own cannot be given %s; there are %s", one, strings.Join(offers, ", ")))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// beside is a starter for one more gateway, which knows where the processes of
+// beside is a starter for one more process, which knows where the processes of
 // s listen.
 func (s *starter) beside(ctx context.Context, d Descriptor, w neighbour.Wish) (*starter, error) {
 	o := s.o
 	o.HeapCap = 0
+	if d.Endpoints.Gateway == "" {
+		o.Tamper = nil // which is done to gateways
+	}
 	if o.LogDir != "" {
 		o.LogDir = filepath.Join(o.LogDir, "beside", w.Name)
 	}
@@ -111,7 +134,7 @@ func (s *starter) beside(ctx context.Context, d Descriptor, w neighbour.Wish) (*
 	delete(own.values.listening, d.Processes[0].Name) // its addresses are another's
 	fixed := own.values.fixed
 	own.events, fixed["run.event_trust"] = s.events, s.events.trust() // the harness signs for both alike
-	fixed[worldServiceName], fixed[besideName] = w.WorldService, w.Name
+	fixed[worldServiceName], fixed[kafkaName], fixed[besideName] = w.WorldService, w.Kafka, w.Name
 	for name, value := range w.Settings {
 		fixed[settingPrefix+name] = value
 	}
@@ -135,7 +158,25 @@ func freePort(ctx context.Context) (string, error) {
 
 // gatewayAlone is d with only the process behind the gateway's endpoint.
 func (d Descriptor) gatewayAlone() Descriptor {
-	name, _ := processOf(d.Endpoints.Gateway)
+	return d.alone(d.Endpoints.Gateway, Endpoints{Gateway: d.Endpoints.Gateway})
+}
+
+// dagManagerAlone is d with only the process behind the DAG Manager's endpoint,
+// and without any where it is not told how it stands beside the SUT's own.
+func (d Descriptor) dagManagerAlone() Descriptor {
+	e := d.Endpoints
+	out := d.alone(e.DagManager, Endpoints{DagManager: e.DagManager, DagManagerHTTP: e.DagManagerHTTP})
+	name, _ := processOf(e.DagManager)
+	if !slices.ContainsFunc(d.Processes, func(p Spec) bool { return p.Name == name && len(p.Beside) > 0 }) {
+		out.Processes = nil
+	}
+	return out
+}
+
+// alone is d with only the process behind an endpoint, told what is added for
+// those beside the SUT's own.
+func (d Descriptor) alone(endpoint string, left Endpoints) Descriptor {
+	name, _ := processOf(endpoint)
 	out := d
 	out.Processes = nil
 	for _, p := range d.Processes {
@@ -144,7 +185,7 @@ func (d Descriptor) gatewayAlone() Descriptor {
 			out.Processes = []Spec{p}
 		}
 	}
-	out.Endpoints = Endpoints{Gateway: d.Endpoints.Gateway}
+	out.Endpoints = left
 	return out
 }
 
@@ -157,26 +198,24 @@ func processOf(text string) (name, role string) {
 	return m[1], m[2]
 }
 
-// offers are what further gateways of d may be told; none where d has no
-// gateway of its own, or one that could not run twice.
-func (d Descriptor) offers() []string {
-	alone := d.gatewayAlone()
-	if len(alone.Processes) == 0 {
+// offers are what further processes by d, which has one only, may be told; none
+// where it has none, or one that could not run twice. dagManager is the template
+// of the DAG Manager's address.
+func (d Descriptor) offers(dagManager string) []string {
+	if len(d.Processes) == 0 {
 		return nil
 	}
-	named := alone.names()
+	named := d.names()
 	var all []string
 	for name := range named {
 		if rest, ok := strings.CutPrefix(name, settingPrefix); ok {
 			all = append(all, settingPrefix+rest)
 		}
 	}
-	if _, ok := named[worldServiceName]; ok {
-		all = append(all, offerWorldService)
-	}
-	if name, role := processOf(d.Endpoints.DagManager); name != "" {
-		if _, ok := named["process."+name+"."+role]; ok {
-			all = append(all, offerDagManager)
+	manager, role := processOf(dagManager)
+	for name, offer := range map[string]string{worldServiceName: offerWorldService, kafkaName: offerKafka, "process." + manager + "." + role: offerDagManager} {
+		if _, ok := named[name]; ok {
+			all = append(all, offer)
 		}
 	}
 	for _, server := range []string{"kafka", "redis", "neo4j"} {

@@ -43,10 +43,10 @@ func TestAGatewayBesideIsTheSameButForWhatItIsTold(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.TrimPrefix(get(t, g.URL+"/args"), "127.0.0.1:0\n"); got != c.want {
+		if got := strings.TrimPrefix(get(t, g.Gateway+"/args"), "127.0.0.1:0\n"); got != c.want {
 			t.Errorf("%s: arguments\n%s\nwant\n%s", c.wish.Name, got, c.want)
 		}
-		if g.URL == in.Endpoints().Gateway {
+		if g.Gateway == in.Endpoints().Gateway {
 			t.Error("it listens where the SUT's own gateway does")
 		}
 		if err := g.Stop(t.Context()); err != nil {
@@ -77,7 +77,7 @@ func TestTheDeathOfAGatewayBesideIsItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	if resp, err := client.Get(g.URL + "/exit"); err == nil {
+	if resp, err := client.Get(g.Gateway + "/exit"); err == nil {
 		t.Errorf("it answered %s instead of ending", resp.Status)
 		resp.Body.Close()
 	}
@@ -97,7 +97,7 @@ func TestDescriptorsOfThisPackageOfferGatewaysBeside(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		offers := d.offers()
+		offers := d.gatewayAlone().offers(d.Endpoints.DagManager)
 		for _, w := range want {
 			if !slices.Contains(offers, w) {
 				t.Errorf("%s offers %v, not %s", name, offers, w)
@@ -106,5 +106,79 @@ func TestDescriptorsOfThisPackageOfferGatewaysBeside(t *testing.T) {
 	}
 	if got := (&Instance{}).Beside(); got.Start != nil || got.Offers != nil {
 		t.Errorf("an attached SUT offers %v", got)
+	}
+}
+
+// managers is a SUT whose DAG Manager tells its arguments.
+func managers(t *testing.T, o Options, beside ...string) *Instance {
+	t.Helper()
+	dm := spec("dm", "serve", "127.0.0.1:0", "kafka=${backend.kafka}", "bus=${backend.kafka}", "graph=${backend.neo4j:-none}")
+	dm.Beside = beside
+	d := descriptor(dm, spec("gateway", "serve"))
+	d.Endpoints.DagManager, d.Endpoints.DagManagerHTTP = "${process.dm.http}", "http://${process.dm.http}"
+	o.Backends = &backend.Set{Kafka: "k:1", Neo4j: "bolt://n:1"}
+	return launched(t, d, o)
+}
+
+func TestADagManagerBesideHasTheBrokerThatItIsGiven(t *testing.T) {
+	rules, err := ParseRules("delay=1ms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := managers(t, Options{Tamper: rules}, "kafka=${neighbour.kafka:-}", "graph=", "name=${beside.name}")
+	s := in.BesideDagManager()
+	if !slices.Contains(s.Offers, "kafka") {
+		t.Fatalf("offers %v", s.Offers)
+	}
+	for _, c := range []struct {
+		wish neighbour.Wish
+		want string
+	}{
+		{neighbour.Wish{Name: "told", Kafka: "own:1"}, "kafka=own:1"},
+		{neighbour.Wish{Name: "plain"}, "kafka="},
+	} {
+		m, err := s.Start(t.Context(), c.wish)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := strings.Join([]string{"kafka=k:1", "bus=k:1", "graph=bolt://n:1", c.want, "graph=", "name=" + c.wish.Name}, "\n")
+		if got := strings.TrimPrefix(get(t, m.DagManagerHTTP+"/args"), "127.0.0.1:0\n"); got != want {
+			t.Errorf("%s: arguments\n%s\nwant\n%s", c.wish.Name, got, want)
+		}
+		if m.DagManagerHTTP != "http://"+m.DagManager || m.DagManager == in.Endpoints().DagManager || m.Gateway != "" {
+			t.Errorf("it listens at %+v; the SUT's own at %+v", m, in.Endpoints())
+		}
+		if err := m.Stop(t.Context()); err != nil {
+			t.Errorf("Stop: %v", err)
+		}
+	}
+}
+
+// Without arguments of its own it would share the broker, and collect there.
+func TestNoDagManagerBesideThatSharesTheBroker(t *testing.T) {
+	if got := managers(t, Options{}).BesideDagManager(); got.Start != nil {
+		t.Errorf("it is offered with %v", got.Offers)
+	}
+	for name, offered := range map[string]bool{"reference": true, "original": false} {
+		d, err := Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.dagManagerAlone().offers(d.Endpoints.DagManager); slices.Contains(got, "kafka") != offered {
+			t.Errorf("%s offers %v", name, got)
+		}
+	}
+	d, err := Load("reference")
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv := d.dagManagerAlone().Processes[0].Argv
+	last := map[string]string{}
+	for _, arg := range argv {
+		name, value, _ := strings.Cut(arg, "=")
+		last[name] = value
+	}
+	if last["--kafka"] != "${neighbour.kafka:-}" || last["--neo4j"] != "" {
+		t.Errorf("the reference's one beside has the broker %q and the graph %q", last["--kafka"], last["--neo4j"])
 	}
 }

@@ -52,7 +52,7 @@ type File struct {
 type Spec struct {
 	Name       string            `yaml:"name"`
 	Argv       []string          `yaml:"argv"`
-	Beside     []string          `yaml:"beside"`     // further arguments of a gateway beside the SUT's own, see Instance.Beside
+	Beside     []string          `yaml:"beside"`     // further arguments of one beside the SUT's own, see Instance.Beside
 	Configured []string          `yaml:"configured"` // argv of a start with a configuration file and nothing else, see Instance.Starts
 	Env        map[string]string `yaml:"env"`        // added to the harness's own
 	Dir        string            `yaml:"dir"`        // "": the run's scratch directory

@@ -67,10 +67,10 @@ func badName(name string, seen map[string]bool, self string) string {
 	case first == "process":
 		return badProcess(rest, seen)
 	case slices.Contains([]string{"run.id", "run.dir", "run.event_trust", "descriptor.dir", "backend.kafka", "backend.redis", "backend.neo4j", "backend.prefix",
-		worldServiceName, besideName, besidePort, configFile}, name):
+		worldServiceName, kafkaName, besideName, besidePort, configFile}, name):
 		return ""
 	}
-	return "no such name; there are bin, run.id, run.dir, run.event_trust, descriptor.dir, backend.{kafka,redis,neo4j,prefix}, env.NAME, process.NAME.ROLE, self.ROLE, neighbour.worldservice, beside.{name,port}, config.file, setting.NAME"
+	return "no such name; there are bin, run.id, run.dir, run.event_trust, descriptor.dir, backend.{kafka,redis,neo4j,prefix}, env.NAME, process.NAME.ROLE, self.ROLE, neighbour.{worldservice,kafka}, beside.{name,port}, config.file, setting.NAME"
 }
 
 func badProcess(rest string, seen map[string]bool) string {
