@@ -316,6 +316,29 @@ func TestCancelledClientMayComeAgain(t *testing.T) {
 	}
 }
 
+// A client that leaves while its nodes are registered is no failure of ours.
+func TestClientThatLeavesIsNoFailure(t *testing.T) {
+	p := run(t, "--log-level", "debug")
+	for i := range 20 {
+		ctx, leave := context.WithTimeout(t.Context(), time.Duration(1+i)*time.Millisecond)
+		_, err := p.ask(ctx, &pb.DiffRequest{StrategyId: "s", DagJson: chain(3000, fmt.Sprint("left", i))})
+		leave()
+		if err == nil {
+			t.Log("a diff of 3,000 nodes was through before its client left")
+		}
+	}
+	p.mustAsk(&pb.DiffRequest{StrategyId: "s", DagJson: chain(2, "stays")})
+	p.stop()
+	for line := range strings.Lines(p.log.String()) {
+		if strings.Contains(line, `"code":"Internal"`) || strings.Contains(line, "SendHeader") {
+			t.Error(line)
+		}
+	}
+	if !strings.Contains(p.log.String(), `"code":"Canceled"`) && !strings.Contains(p.log.String(), `"code":"DeadlineExceeded"`) {
+		t.Error("no diff was left")
+	}
+}
+
 func TestTagQuery(t *testing.T) {
 	p := run(t)
 	r := p.mustAsk(&pb.DiffRequest{StrategyId: "s", DagJson: chain(3, "q")})

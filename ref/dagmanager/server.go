@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"sync/atomic"
@@ -88,6 +89,9 @@ func (t *tokens) take() string { return t.process + "-" + strconv.FormatUint(t.n
 func (s *server) Diff(req *pb.DiffRequest, out grpc.ServerStreamingServer[pb.DiffChunk]) error {
 	start := time.Now()
 	err := s.diffAndStream(req, out)
+	if gone := out.Context().Err(); gone != nil && err != nil {
+		err = fmt.Errorf("the client left: %w", gone) // what became of the stream then says nothing more
+	}
 	s.metrics.durations.add(time.Since(start))
 	if err == nil {
 		s.metrics.requests.Inc()
