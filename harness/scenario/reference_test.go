@@ -37,7 +37,7 @@ func TestReferenceKeepsTheContract(t *testing.T) {
 	} else {
 		all = withoutSlow(all)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	for _, o := range scenario.Run(ctx, env, all) {
 		if o.Status == record.Skipped && strings.HasPrefix(o.Reason, "class original ") {

@@ -68,10 +68,10 @@ func (n Notifier) progress(id string, s State) {
 }
 
 const (
-	takeBatch   = 16              // strategies at once
+	takeBatch   = 32              // strategies at once
 	diffsAtOnce = 4               // of a batch
 	payLimit    = 7 * time.Second // of one attempt: more than a broker that fails takes to be told of
-	pauseMin    = 25 * time.Millisecond
+	pauseMin    = 50 * time.Millisecond
 	pauseMax    = 200 * time.Millisecond
 	awayPause   = 500 * time.Millisecond // between two looks at a DAG Manager that is away
 	countEvery  = time.Second
